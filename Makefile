@@ -1,0 +1,57 @@
+# reproduce and test make their environment themselves, from requirements.lock.
+
+PYTHON ?= python3
+PROFILE ?= demo
+DATA ?=
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export BSRNN_ROOT := $(CURDIR)
+unexport VIRTUAL_ENV
+
+RUN_NOTEBOOK = papermill --cwd . --no-progress-bar --log-level WARNING -p profile $(PROFILE)
+
+.PHONY: reproduce test lab figures notebooks lock clean help
+
+help:
+	@echo 'make reproduce [PROFILE=demo] [DATA=folder] [JOBS=n]   every experiment, table and figure of a profile'
+	@echo 'make figures   [PROFILE=demo]                          the figures again, from the tables in results/'
+	@echo 'make test                                              all tests, the notebooks among them'
+	@echo 'make lab                                               JupyterLab'
+	@echo 'make notebooks                                         execute the notebooks in place, as they are committed'
+	@echo 'make lock                                              resolve requirements.lock anew'
+	@echo 'make clean                                             remove runs/ (trainings, logs, generated songs)'
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12"'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.lock
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+reproduce: .venv/ready
+	snakemake --cores $(JOBS) --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)')
+
+figures: .venv/ready
+	mkdir -p runs
+	$(RUN_NOTEBOOK) notebooks/01_band_schemas.ipynb runs/01_band_schemas.ipynb
+	$(RUN_NOTEBOOK) notebooks/05_usdr_comparison.ipynb runs/05_usdr_comparison.ipynb
+
+test: .venv/ready
+	pytest
+
+lab: .venv/ready
+	jupyter lab notebooks
+
+notebooks: .venv/ready
+	rm -rf runs/demo/base-generic-drums-0 runs/demo/transfer-generic-* runs/demo/multitask-generic-*
+	for notebook in notebooks/*.ipynb; do \
+		OMP_NUM_THREADS=1 papermill --cwd . --no-progress-bar --log-level WARNING $$notebook $$notebook || exit 1; \
+	done
+	nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+
+lock: .venv/ready
+	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf runs .snakemake

@@ -1,0 +1,20 @@
+"""Refined BSRNN: band-split RNN music source separation with a generic band schema, multi-task learning and transfer.
+
+    bands       band schemas: the paper's and the generic one
+    model       BSRNN: mixture spectrogram in, one estimate per source out
+    audio       read, write, resample, normalize waveforms
+    spectral    STFT, its inverse, standardization
+    separate    a song to its stems
+    demo        a generated data set in MUSDB18-HQ layout
+    data        songs, splits, training samples
+    losses      what training minimizes
+    metrics     uSDR and cSDR
+    train       training, transfer, resumption
+    evaluate    scores over the songs of a split
+    records     where results lie and how they are written
+    plots       every figure
+    cli         the command line
+
+A song:  audio.read -> separate.separate -> audio.write.
+An experiment:  a profile -> train.fit -> evaluate.evaluate -> records.publish -> plots.
+"""

@@ -1,0 +1,128 @@
+"""Band schemas: where a spectrogram is cut along frequency.
+
+A schema is a list of frequencies in Hz and knows nothing of sample rates; `BandSchema.bins` turns it into
+bin ranges for one STFT. The hand-made schemas are those of Luo & Yu (arXiv 2209.15174, section V-A); the
+generic schema is spaced evenly on the note axis and is this project's proposal.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+A4 = 440.0  # Hz, the reference of equal temperament
+HEARING = (20.0, 20_000.0)  # Hz, the range the generic schema covers
+
+
+@dataclass(frozen=True)
+class BandSchema:
+    """A division of the frequency axis into bands.
+
+    Args:
+        name: what `band_schema` finds it by.
+        edges: upper limits in Hz of all bands but the last, ascending; the last band ends at Nyquist.
+    """
+
+    name: str
+    edges: tuple[float, ...]
+
+    def __post_init__(self):
+        if not all(0 < low < high for low, high in pairwise(self.edges)):
+            raise ValueError(f"band schema {self.name!r}: edges must be positive and ascending")
+
+    def bins(self, sample_rate: int, n_fft: int) -> tuple[tuple[int, int], ...]:
+        """Half-open bin ranges, one per band, that partition [0, n_fft // 2 + 1).
+
+        A bin belongs to the band in which its centre frequency lies. Bands that hold no bin (narrower than the
+        STFT's resolution, or above Nyquist) vanish, so there can be fewer ranges than bands.
+        The paper does not say how Hz become bins; our choice.
+
+        Args:
+            sample_rate: in Hz.
+            n_fft: FFT size in samples.
+        """
+        if sample_rate <= 0 or n_fft < 2:
+            raise ValueError(f"sample rate {sample_rate} Hz and FFT size {n_fft} must be at least 1 and 2")
+        count = n_fft // 2 + 1
+        # the first bin at or above each edge; the tolerance keeps an edge that is a bin's centre from rounding up
+        cuts = (math.ceil(edge * n_fft / sample_rate - 1e-9) for edge in self.edges)
+        bounds = sorted({0, count, *(cut for cut in cuts if cut < count)})
+        return tuple(pairwise(bounds))
+
+    def semitones(self) -> tuple[float, ...]:
+        """Widths in semitones of the bands that have a lower and an upper edge (all but the first and the last)."""
+        return tuple(12 * math.log2(high / low) for low, high in pairwise(self.edges))
+
+    def unevenness(self) -> float:
+        """Standard deviation of the band widths in semitones over their mean: 0 for bands of equal width in notes."""
+        widths = self.semitones()
+        mean = sum(widths) / len(widths)
+        return math.sqrt(sum((width - mean) ** 2 for width in widths) / len(widths)) / mean
+
+
+def _steps(*parts: tuple[float, float]) -> tuple[float, ...]:
+    """Edges from (upper limit, bandwidth) pairs in Hz, the paper's notation; a bandwidth that does not divide its part
+    leaves the remainder to the part's last band."""
+    edges, low = [], 0.0
+    for limit, width in parts:
+        count = int((limit - low) // width)
+        edges += [low + width * i for i in range(1, count)] + [limit]
+        low = limit
+    return tuple(float(edge) for edge in edges)
+
+
+_FINE = ((1_000, 50), (2_000, 100), (4_000, 250), (8_000, 500), (16_000, 1_000))
+
+# Luo & Yu, section V-A; `joint` is drums' split refined at the top, as in SIMO-BSRNN (arXiv 2603.09187).
+PAPER_SCHEMAS = {
+    "v1": _steps((21_000, 1_000)),
+    "v2": _steps((16_000, 1_000), (20_000, 2_000)),
+    "v3": _steps((8_000, 1_000), (16_000, 2_000), (20_000, 4_000)),
+    "v4": _steps((1_000, 100), (8_000, 1_000), (16_000, 2_000), (20_000, 4_000)),
+    "v5": _steps((1_000, 100), (16_000, 1_000), (20_000, 2_000)),
+    "v6": _steps((1_000, 100), (4_000, 500), (8_000, 1_000), (16_000, 2_000), (20_000, 4_000)),
+    "v7": _steps((1_000, 100), (4_000, 250), (8_000, 500), (16_000, 1_000), (20_000, 2_000)),
+    "bass": _steps((500, 50), (1_000, 100), (4_000, 500), (8_000, 1_000), (16_000, 2_000)),
+    "drums": _steps(*_FINE),
+    "joint": _steps(*_FINE, (20_000, 2_000)),
+}
+PAPER_SCHEMAS["vocals"] = PAPER_SCHEMAS["other"] = PAPER_SCHEMAS["v7"]
+
+_GENERIC_NAME = re.compile(r"generic(?:-(\d+)-(\d+))?")
+
+
+def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
+    """Bands evenly spaced on the note axis, one schema for every instrument (Refined BSRNN; not in the paper).
+
+    Of the notes of `divisions` per octave within hearing (20 Hz to 20 kHz, A4 = 440 Hz), those that lie halfway between
+    the notes of `divisions` / 2 per octave are candidates: with 24, the quarter tones that are not semitones, so that
+    every semitone lies within a band. `bands` of them, evenly by index, are upper edges; one more band reaches Nyquist.
+
+    Args:
+        divisions: notes per octave, even.
+        bands: number of upper edges to pick.
+    """
+    if divisions < 2 or divisions % 2:
+        raise ValueError(f"divisions per octave must be even and at least 2, not {divisions}")
+    low, high = (divisions * math.log2(limit / A4) for limit in HEARING)
+    candidates = [A4 * 2 ** (n / divisions) for n in range(math.ceil(low), math.floor(high) + 1) if n % 2]
+    if not 1 <= bands <= len(candidates):
+        raise ValueError(f"{divisions} divisions per octave allow 1 to {len(candidates)} bands, not {bands}")
+    name = "generic" if (divisions, bands) == (24, 41) else f"generic-{divisions}-{bands}"
+    return BandSchema(name, tuple(candidates[i * len(candidates) // bands] for i in range(bands)))
+
+
+def band_schema(name: str) -> BandSchema:
+    """The schema of that name: one of `SCHEMA_NAMES`, or generic-DIVISIONS-BANDS, such as generic-48-60.
+
+    Raises:
+        ValueError: there is no such schema.
+    """
+    if match := _GENERIC_NAME.fullmatch(name):
+        return generic_schema(*(int(group) for group in match.groups() if group))
+    if name in PAPER_SCHEMAS:
+        return BandSchema(name, PAPER_SCHEMAS[name])
+    raise ValueError(f"unknown band schema {name!r}: choose from {', '.join(SCHEMA_NAMES)}, or generic-DIVISIONS-BANDS")
+
+
+SCHEMA_NAMES = (*PAPER_SCHEMAS, "generic")

@@ -1,0 +1,160 @@
+"""The command line: argument parsing only."""
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+EXIT_USER_ERROR = 2
+
+DATA_HELP = "folder with train/ and test/ as MUSDB18-HQ has them, or demo: songs that are generated"
+REDUCED = {"feature_dim": 32, "hidden_dim": 32, "num_blstm_layers": 4, "mlp_dim": 64}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `bsrnn`; each command's function is its `run` default."""
+    parser = argparse.ArgumentParser(
+        prog="bsrnn", description="Band-split RNN music source separation: train, separate, evaluate."
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and samples; -1: random (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,infer,evaluate,demo-data}")
+
+    def command(name, function, text):
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
+                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+        sub.set_defaults(run=function)
+        return sub.add_argument
+
+    add = command("train", train, "train a model for one or several sources, or transfer one to new sources")
+    add("--sample_rate", type=int, default=44_100, help="of the model, in Hz")
+    add("--generic_bands", choices=("Y", "N"), default="Y", help="the generic band schema (Y) or the paper's V7 (N)")
+    add("--schema", help="a band schema by name instead, such as v5, drums or generic-48-60")
+    add("--chunk_size_in_seconds", type=float, default=3.0, help="length of a training sample")
+    add("--n_fft", type=int, default=2048, help="FFT size in samples; the hop is a quarter of it")
+    add("--feature_dim", type=int, default=128, help="features per band, N")
+    add("--hidden_dim", type=int, help="of each BLSTM direction; twice feature_dim if not given")
+    add("--num_blstm_layers", type=int, default=12, help="pairs of BLSTMs, one along time and one along bands")
+    add("--mlp_dim", type=int, default=512, help="hidden units of the mask estimation")
+    add("--batch_size", type=int, default=2, help="samples in a batch")
+    add("--reduce_size", action="store_true", help="a small model in place of the four sizes above: "
+        + ", ".join(f"{name} {value}" for name, value in REDUCED.items()))  # fmt: skip
+    add("--part", action="append", help="source to estimate: drums, bass, other or vocals; repeat for several; "
+        "none means all four (multi-task)")  # fmt: skip
+    add("--portion", type=float, default=1.0, help="share of the training songs to use, 0 to 1")
+    add("--clip_grad_norm", type=float, default=5.0, help="largest norm of the gradient")
+    add("--max_epochs", type=int, default=100, help="passes over the training songs")
+    add("--lr", type=float, default=1e-3, help="learning rate of Adam, multiplied by 0.98 every two epochs")
+    add("--data_loader_workers", type=int, default=0, help="processes that read data beside the training")
+    add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
+    add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
+    add("--transfer", action="store_true", help="transfer learning from --checkpoint_fp")
+    add("--resume", action="store_true", help="go on with the run of this name")
+    add("--name", required=True, help="of the run; it lies in runs/NAME, its model in runs/NAME/model")
+
+    add = command("infer", infer, "separate a song into its sources")
+    add("--checkpoint_fp", type=Path, required=True, help="model folder")
+    add("--input", type=Path, required=True, help="song: wav, flac, ogg or mp3")
+    add("--out", type=Path, required=True, help="folder that gets one wav file per source")
+
+    add = command("evaluate", evaluate, "score models on the songs of a split")
+    add("--checkpoint_fp", type=Path, action="append", default=[], help="model folder; repeat for several; "
+        "none scores the mixture and silence as estimates")  # fmt: skip
+    add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
+    add("--split", choices=("train", "validation", "test"), default="test", help="which songs")
+    add("--out", type=Path, required=True, help="CSV file that gets one row per song, source and metric")
+
+    add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
+    add("out", type=Path, help="folder to make")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; an error the user can mend is one line and exit code 2."""
+    args = build_parser().parse_args(arguments)
+    if args.seed == -1:
+        args.seed = random.randrange(2**31)
+        print(f"seed {args.seed}")
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"bsrnn {args.command}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"bsrnn {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+# Commands import what they need: --help should not wait for torch.
+
+
+def train(args: argparse.Namespace) -> None:
+    from bsrnn import records, train
+    from bsrnn.data import STEMS, find_data
+    from bsrnn.model import BSRNN, Config
+
+    folder = records.root() / "runs" / args.name
+    if args.transfer != (args.checkpoint_fp is not None):
+        raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")
+    if folder.exists() and not args.resume:
+        raise ValueError(f"{folder} exists: choose another --name, or --resume to go on with it")
+    if args.resume and not folder.exists():
+        raise ValueError(f"{folder} does not exist: there is nothing to --resume")
+    sources = tuple(args.part or STEMS)
+    train.seed_everything(args.seed)
+    if args.transfer:
+        model = train.transfer(BSRNN.from_pretrained(args.checkpoint_fp), sources)
+    else:
+        sizes = {"feature_dim": args.feature_dim, "hidden_dim": args.hidden_dim or 2 * args.feature_dim,
+                 "num_blstm_layers": args.num_blstm_layers, "mlp_dim": args.mlp_dim}  # fmt: skip
+        schema = args.schema or ("generic" if args.generic_bands == "Y" else "v7")
+        model = BSRNN(Config(sources, schema, args.sample_rate, args.n_fft, args.chunk_size_in_seconds,
+                             **(REDUCED if args.reduce_size else sizes)))
+    config = train.TrainingConfig(
+        batch_size=args.batch_size, max_epochs=args.max_epochs, lr=args.lr,
+        clip_grad_norm=args.clip_grad_norm, portion=args.portion, workers=args.data_loader_workers,
+    )  # fmt: skip
+    train.fit(model, find_data(args.musdbhq_location), config, folder, seed=args.seed, device=args.device)
+    print(f"model: {folder / 'model'}")
+
+
+def infer(args: argparse.Namespace) -> None:
+    from bsrnn import audio, separate
+    from bsrnn.model import BSRNN
+    from bsrnn.train import torch_device
+
+    model = BSRNN.from_pretrained(args.checkpoint_fp).to(torch_device(args.device))
+    song, sample_rate = audio.read(args.input)
+    if args.out.exists() and not args.out.is_dir():
+        raise NotADirectoryError(f"{args.out} is a file, not a folder")
+    for source, stem in separate.separate(model, song, sample_rate, progress=True).items():
+        audio.write(args.out / f"{source}.wav", stem, sample_rate)
+        print(args.out / f"{source}.wav")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from bsrnn import data, evaluate, records
+    from bsrnn.model import BSRNN
+    from bsrnn.train import torch_device
+
+    models = {str(path): BSRNN.from_pretrained(path).to(torch_device(args.device)) for path in args.checkpoint_fp}
+    tracks = data.find_tracks(data.find_data(args.musdbhq_location), args.split)
+    tables = [evaluate.evaluate(model, tracks, split=args.split, run=name, experiment=name)
+              for name, model in models.items()]  # fmt: skip
+    table = pd.concat(tables) if tables else evaluate.baselines(tracks, args.split)
+    records.save_table(args.out, table)
+    print(evaluate.summary(table).to_string(index=False, float_format="%.2f"))
+
+
+def demo_data(args: argparse.Namespace) -> None:
+    from bsrnn import demo
+
+    demo.generate(args.out)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

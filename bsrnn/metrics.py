@@ -1,0 +1,69 @@
+"""How close an estimate is to its source, in dB, and how sure a mean is."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
+    return 10 * torch.log10(signal / noise)
+
+
+def _pair(references: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
+    if references.shape != estimates.shape:
+        raise ValueError(f"references {tuple(references.shape)} and estimates {tuple(estimates.shape)} differ in shape")
+    return references.double(), estimates.double()
+
+
+def usdr(references: Tensor, estimates: Tensor) -> Tensor:
+    """Utterance-level SDR: 10 log10(sum s^2 / sum (s - s_hat)^2) over a whole track and its channels.
+
+    As in the Music Demixing Challenge 2021, without its small constants: a silent reference gives NaN, a perfect
+    estimate infinity, and silence as an estimate 0 dB.
+
+    Args:
+        references, estimates: (..., C, L).
+
+    Returns:
+        (...) in dB.
+    """
+    references, estimates = _pair(references, estimates)
+    signal = references.square().sum((-2, -1))
+    return _ratio_db(signal, (references - estimates).square().sum((-2, -1))).where(signal > 0, torch.nan)
+
+
+def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
+    """SDR of every whole frame of one second, as museval (BSSEval v4, images) gives it.
+
+    Like museval, all sources of a frame are NaN if any reference or estimate is silent in it (its channels sum to
+    zero throughout), and a track shorter than a frame is one frame.
+
+    Args:
+        references, estimates: (S, C, L).
+        sample_rate: in Hz; also the frame in samples.
+
+    Returns:
+        (S, frames) in dB.
+    """
+    references, estimates = _pair(references, estimates)
+    frame = min(sample_rate, references.shape[-1])
+    references, estimates = (x.unfold(-1, frame, frame) for x in (references, estimates))  # (S, C, frames, frame)
+    ratios = _ratio_db(references.square().sum((1, 3)), (references - estimates).square().sum((1, 3)))
+    silent = sum((x.sum(1) == 0).all(-1).any(0) for x in (references, estimates)) > 0  # (frames,)
+    return ratios.masked_fill(silent, torch.nan)
+
+
+def csdr(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
+    """Chunk-level SDR: the median over the frames of `csdr_frames` that are not NaN. (S, C, L) to (S,) in dB."""
+    return csdr_frames(references, estimates, sample_rate).nanquantile(0.5, dim=-1)
+
+
+def bootstrap_interval(values: np.ndarray, draws: int = 2_000) -> tuple[float, float]:
+    """95% interval of the mean of some values (n,), by the percentiles of resampled means; always the same for the same
+    values. NaN values are left out; a single value is its own interval."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return np.nan, np.nan
+    picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
+    return tuple(np.quantile(values[picks].mean(1), (0.025, 0.975)))

@@ -1,0 +1,195 @@
+"""What experiments leave behind: where it lies, what it says, and how it is written whole or not at all.
+
+    profiles/<profile>.yaml           the parameters of every experiment
+    results/<profile>/runs/           one JSON per run
+    results/<profile>/scores/         one tidy CSV of scores per run
+    results/<profile>/checkpoints/    one model per run
+    figures/<profile>/                PNG and SVG
+    runs/                             everything large or temporary; not in git
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+SCORE_COLUMNS = (
+    "run", "experiment", "schema", "base_source", "source", "split", "track", "metric", "value", "seed",
+)  # fmt: skip
+LIBRARIES = ("torch", "torchaudio", "lightning", "numpy", "pandas", "soundfile", "librosa", "musdb", "museval")
+
+
+def root() -> Path:
+    """The folder of the repository: $BSRNN_ROOT, else the nearest folder from here upwards that holds `profiles/`."""
+    if folder := os.environ.get("BSRNN_ROOT"):
+        return Path(folder).resolve()
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "profiles").is_dir()), here)
+
+
+def results(profile: str) -> Path:
+    """The folder of a profile's tables, run records and small checkpoints."""
+    return root() / "results" / profile
+
+
+def figures(profile: str) -> Path:
+    """The folder of a profile's figures."""
+    return root() / "figures" / profile
+
+
+def working(profile: str, run: str) -> Path:
+    """The folder in which a run trains; what is worth keeping is copied from it by `publish`."""
+    return root() / "runs" / profile / run
+
+
+def checkpoint(profile: str, run: str) -> Path:
+    """The folder of a run's model, for `BSRNN.from_pretrained`."""
+    return results(profile) / "checkpoints" / run
+
+
+def run_name(experiment: str, schema: str, sources: Iterable[str], seed: int, base: str | None = None) -> str:
+    """The name of one cell of the study, such as base-generic-drums-0 or transfer-v7-drums-bass-0.
+
+    Args:
+        experiment: base, transfer or multitask.
+        schema: name of the band schema.
+        sources: what the run learns to estimate.
+        seed: of the run.
+        base: for a transfer, the sources of the base joined by "+".
+    """
+    return "-".join(part for part in (experiment, schema, base, "+".join(sources), str(seed)) if part)
+
+
+@contextmanager
+def written_whole(path: Path):
+    """Yields a path beside `path` to write to, and renames it to `path` at the end: readers see all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the suffix stays last: writers choose their format by it
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_json(path: Path, content: Mapping) -> Path:
+    """Write a mapping as indented JSON."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def save_table(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table as CSV, numbers rounded to 4 decimals so that a rerun on another day gives the same file."""
+    with written_whole(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.4f", lineterminator="\n")
+    return path
+
+
+def save_scores(profile: str, run: str, scores: pd.DataFrame) -> Path:
+    """Write a run's score rows to results/<profile>/scores/<run>.csv."""
+    return save_table(results(profile) / "scores" / f"{run}.csv", scores[list(SCORE_COLUMNS)])
+
+
+def load_scores(profile: str) -> pd.DataFrame:
+    """All score rows of a profile, one row per run, track, source and metric."""
+    folder = results(profile) / "scores"
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        raise FileNotFoundError(f"no scores in results/{profile}/scores: run `make reproduce PROFILE={profile}` first")
+    text = dict.fromkeys(("run", "experiment", "schema", "base_source", "source", "split", "track", "metric"), str)
+    return pd.concat([pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": ["", "nan"]})
+                      for file in files], ignore_index=True)  # fmt: skip
+
+
+def publish(folder: Path, profile: str, scores: pd.DataFrame) -> None:
+    """Copy a run's model and record from its working folder to the profile's results, and write its scores beside them.
+
+    Args:
+        folder: of the run, as `train.fit` left it; its name is the run's.
+        profile: whose results they are.
+        scores: rows of `evaluate.evaluate`.
+    """
+    record = json.loads((folder / "record.json").read_text())
+    means = scores.groupby(["split", "metric", "source"])["value"].mean().round(4).dropna()
+    scored = {f"{split} {metric} {source}": value for (split, metric, source), value in means.items()}
+    save_json(results(profile) / "runs" / f"{folder.name}.json", {**record, "profile": profile, "scores": scored})
+    save_scores(profile, folder.name, scores)
+    for file in (folder / "model").iterdir():
+        with written_whole(checkpoint(profile, folder.name) / file.name) as partial:
+            shutil.copyfile(file, partial)
+
+
+def readme_table(name: str, table: pd.DataFrame) -> None:
+    """Put a table, as Markdown, between `<!-- name -->` and `<!-- /name -->` in README.md, where it has such marks."""
+    file = root() / "README.md"
+    before, mark, rest = (file.read_text() if file.is_file() else "").partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if end:
+        with written_whole(file) as partial:
+            partial.write_text(f"{before}{mark}{markdown(table)}{end}{after}")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, numbers with two decimals."""
+    def cell(value):
+        return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "".join(f"| {' | '.join(cell(value) for value in row)} |\n" for row in rows)
+
+
+def save_figure(figure, profile: str, name: str) -> Path:
+    """Write a matplotlib figure to figures/<profile>/<name>.png and .svg, without dates, so that only a change of
+    the picture changes the files. Returns the path of the PNG."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
+            with written_whole(figures(profile) / f"{name}{suffix}") as partial:
+                figure.savefig(partial, metadata=metadata, dpi=150, bbox_inches="tight")
+    return figures(profile) / f"{name}.png"
+
+
+def fingerprint(files: Iterable[Path], base: Path) -> str:
+    """Twelve hex digits that change when the files' names or sizes under `base` do."""
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.relative_to(base).as_posix()} {file.stat().st_size}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def provenance() -> dict:
+    """The code's version, the libraries' versions and the hardware, for a run record."""
+    import torch
+
+    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {
+        "code": version("bsrnn"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in LIBRARIES},
+        "hardware": f"{platform.system()}, {hardware}, {torch.get_num_threads()} threads",
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code, with "-dirty" when package or notebooks differ from it; None outside a git checkout."""
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", str(root()), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--", "bsrnn", "profiles")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,61 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from bsrnn.metrics import csdr, csdr_frames, usdr
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_usdr_closed_forms():
+    s = noise(3, 2, 1000)
+    torch.testing.assert_close(usdr(s, 0 * s), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(usdr(s, 0.9 * s), torch.full((3,), 20.0, dtype=torch.float64))
+    torch.testing.assert_close(usdr(s, -s), torch.full((3,), -20 * np.log10(2), dtype=torch.float64))
+    assert usdr(s, s).isinf().all()
+    assert usdr(0 * s, s).isnan().all()
+    assert usdr(0 * s, 0 * s).isnan().all()
+
+
+def test_usdr_is_over_all_samples_and_channels():
+    s = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    estimate = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    assert float(usdr(s, estimate)) == pytest.approx(10.0)
+
+
+def test_csdr_is_the_median_of_whole_frames():
+    s = noise(1, 1, 350)
+    estimate = s.clone()
+    for frame, error in enumerate([0.1, 0.01, 0.5]):
+        estimate[..., frame * 100 : frame * 100 + 100] *= 1 - error
+    estimate[..., 300:] = 0  # a last part of a frame does not count
+    torch.testing.assert_close(csdr_frames(s, estimate, 100)[0], torch.tensor([20.0, 40.0, 6.0206]).double())
+    assert float(csdr(s, estimate, 100)) == pytest.approx(20)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="differ in shape"):
+        usdr(noise(1, 10), noise(1, 9))
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the ffmpeg program to be imported")
+@pytest.mark.parametrize(("seconds", "channels"), [(3.4, 2), (0.5, 1)])
+def test_csdr_equals_museval(seconds, channels):
+    import museval
+
+    rate = 1_000
+    references = noise(3, channels, int(seconds * rate))
+    errors = noise(3, channels, int(seconds * rate), seed=1)
+    estimates = references + 0.3 * errors * torch.linspace(0.1, 2, 3)[:, None, None]
+    if seconds > 2:
+        references[1, :, rate : 2 * rate] = 0  # museval leaves a frame with a silent source out, for every source
+    # museval's filter has 512 taps and needs a frame longer than that; SDR does not depend on it
+    scores = museval.metrics.bss_eval(
+        references.transpose(1, 2).numpy(), estimates.transpose(1, 2).numpy(), window=rate, hop=rate,
+        filters_len=16, framewise_filters=False, bsseval_sources_version=False, compute_permutation=False,
+    )[0]  # fmt: skip
+    np.testing.assert_allclose(csdr_frames(references, estimates, rate).numpy(), scores, atol=1e-6, equal_nan=True)

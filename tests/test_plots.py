@@ -1,0 +1,286 @@
+import colorsys
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib._pylab_helpers import Gcf
+from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from bsrnn import plots
+from bsrnn.bands import SCHEMA_NAMES, band_schema
+from bsrnn.metrics import bootstrap_interval
+
+matplotlib.use("Agg")
+
+RATE, N_FFT = 44_100, 2048
+
+
+def drawn(figure):
+    """The figure, drawn as it is when saved."""
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
+    return figure
+
+
+def texts(figure):
+    return " ".join(text.get_text() for text in figure.findobj(matplotlib.text.Text)).replace("\n", " ")
+
+
+def hue(colour):
+    """red, blue, or grey when a colour has little of any."""
+    hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
+    names = {"red": hue < 0.09 or hue > 0.95, "blue": 0.52 < hue < 0.68}
+    return "grey" if saturation < 0.1 else next((name for name, found in names.items() if found), "another")
+
+
+def bars(ax):
+    return [collection for collection in ax.collections if isinstance(collection, PolyCollection)]
+
+
+def cell(experiment, base, source, schema, values, seed=0, split="test", metric="uSDR"):
+    """Score rows of one run, or of a baseline if that is the experiment."""
+    run = schema if experiment == "baseline" else f"{experiment}-{schema}-{base}-{source}-{seed}"
+    fixed = {"run": run, "experiment": experiment, "schema": None if experiment == "baseline" else schema, "seed": seed}
+    fixed |= {"base_source": base, "source": source, "split": split, "metric": metric}
+    return pd.DataFrame([{**fixed, "track": f"song {i}", "value": value} for i, value in enumerate(values)])
+
+
+@pytest.fixture
+def scores():
+    """Two cells of both schemas, one without V7, and the mixture far below."""
+    return pd.concat(
+        [
+            cell("base", "drums", "drums", "v7", [1.0, 2.0, 6.0]),
+            cell("base", "drums", "drums", "generic", [2.0, 4.0, 6.5]),
+            cell("transfer", "drums", "bass", "generic", [0.5, 1.0, 3.0]),
+            cell("multitask", None, "drums", "v7", [2.0, 2.5, 5.0]),
+            cell("multitask", None, "drums", "generic", [2.0, 3.0, 5.5]),
+            cell("baseline", None, "drums", "mixture", [-9.0, -8.0, -7.0]),
+            cell("baseline", None, "drums", "silence", [0.0, 0.0, 0.0]),
+        ],
+        ignore_index=True,
+    )
+
+
+def means(figure):
+    """schema -> (positions, means, intervals), as the error bars are drawn."""
+    found = {}
+    for container in figure.axes[0].containers:
+        line, _, (bars,) = container.lines
+        intervals = np.array([segment[:, 1] for segment in bars.get_segments()])
+        found[container.get_label()] = (line.get_xdata(), line.get_ydata(), intervals)
+    return found
+
+
+def test_schemas_draws_every_band_in_its_familys_colour():
+    names = list(SCHEMA_NAMES)
+    figure = drawn(plots.schemas([band_schema(name) for name in names], RATE, N_FFT))
+    rows = bars(figure.axes[0])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+    for name, row in zip(names, rows, strict=True):
+        count = len(band_schema(name).bins(RATE, N_FFT))
+        assert len(row.get_paths()) == count
+        expected = {"v7": "red", "vocals": "red", "other": "red", "generic": "blue"}.get(name, "grey")
+        assert {hue(colour) for colour in row.get_facecolor()[:, :3]} == {expected}
+        assert len({tuple(colour) for colour in row.get_facecolor()}) == 2  # neighbours differ in shade
+    counts = [int(text.get_text()) for text in figure.axes[0].texts if text.get_text().isdigit()]
+    assert counts == [len(band_schema(name).bins(RATE, N_FFT)) for name in names]
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_440_hz_is_labelled_a4_where_the_frequency_axis_has_440_hz(rate):
+    ax = drawn(plots.schemas([band_schema("v7")], rate, N_FFT)).axes[0]
+    (top,) = ax.child_axes
+    labels = dict(zip(top.get_xticks(), (label.get_text() for label in top.get_xticklabels()), strict=True))
+    assert labels[440.0] == "A4" and labels[880.0] == "A5"
+    assert ax.get_xlim() == (20, rate / 2) and ax.get_xscale() == "log"
+    for note in labels:  # the same place on both axes
+        assert top.transData.transform((note, 0))[0] == pytest.approx(ax.transData.transform((note, 0))[0])
+
+
+def test_band_widths_are_those_of_the_schemas():
+    pair = [band_schema("v7"), band_schema("generic")]
+    semitones, bins = drawn(plots.band_widths(pair, RATE, N_FFT)).axes
+    for schema, notes, counts, colour in zip(pair, semitones.lines, bins.lines, ("red", "blue"), strict=True):
+        assert notes.get_ydata() == pytest.approx(schema.semitones())
+        assert sum(counts.get_ydata()) == N_FFT // 2 + 1
+        assert hue(notes.get_color()) == hue(counts.get_color()) == colour
+        assert f"{schema.unevenness():.2f}" in notes.get_label()
+        # the middle of a band, in notes, lies within it
+        assert notes.get_xdata() == pytest.approx(np.sqrt(np.array(schema.edges[:-1]) * schema.edges[1:]))
+    assert bins.get_yscale() == "log"
+
+
+def test_collapse_hides_exactly_the_bands_without_a_bin():
+    sizes = [512, 2048]
+    schema = band_schema("generic")
+    left, right = drawn(plots.collapse(schema, RATE, sizes)).axes
+    counts = left.lines[1].get_xdata()
+    for n_fft, row, count in zip(sizes, bars(right), counts, strict=True):
+        centres = np.arange(n_fft // 2 + 1) * RATE / n_fft
+        limits = [0, *schema.edges, np.inf]
+        filled = [((centres >= low) & (centres < high)).any() for low, high in pairwise(limits)]
+        assert [tuple(face[:3]) != (1, 1, 1) for face in row.get_facecolor()] == filled
+        assert count == sum(filled) == len(schema.bins(RATE, n_fft))
+    assert left.lines[0].get_xdata()[0] == len(schema.edges) + 1
+
+
+def test_collapse_shows_several_schemas_each_in_its_colour():
+    axes = drawn(plots.collapse([band_schema("v7"), band_schema("generic")], RATE, [1024])).axes
+    assert [hue(ax.lines[1].get_color()) for ax in axes[::2]] == ["red", "blue"]
+
+
+@pytest.mark.parametrize("sources", [["bass"], ["drums", "kazoo"]])
+def test_learning_curve_draws_each_source(sources):
+    history = pd.DataFrame({"epoch": [1, 2, 3], "step": [10, 20, 30], "train_loss": [3.0, 2.0, 1.0]})
+    history["validation_loss"] = [3.5, np.nan, 2.5]
+    for i, source in enumerate(sources):
+        history[f"validation_usdr/{source}"] = [-1.0, i, 2.0]
+    history["validation_usdr"] = history.filter(like="/").mean(axis=1)
+    losses, usdr = drawn(plots.learning_curve(history)).axes
+    lines = {line.get_label(): line for line in (*losses.lines, *usdr.lines)}
+    assert list(lines["training"].get_ydata()) == [3, 2, 1]
+    assert list(lines["validation"].get_xdata()) == [1, 3]  # joined over what is missing
+    for source in sources:
+        assert list(lines[source].get_ydata()) == list(history[f"validation_usdr/{source}"])
+    assert ("mean over sources" in lines) == (len(sources) > 1)
+
+
+def test_a_source_looks_the_same_alone_and_among_others():
+    alone = pd.DataFrame({"epoch": [1], "train_loss": 1.0, "validation_loss": 1.0, "validation_usdr": 1.0})
+    alone["validation_usdr/vocals"] = 1.0
+    both = alone.rename(columns={"validation_usdr/vocals": "validation_usdr/drums"}).join(alone.iloc[:, -1:])
+    first, second = (
+        next(line for line in plots.learning_curve(history).axes[1].lines if line.get_label() == "vocals")
+        for history in (alone, both)
+    )
+    assert (first.get_color(), first.get_marker()) == (second.get_color(), second.get_marker())
+
+
+def test_comparison_has_a_group_per_cell_and_a_mean_per_schema(scores):
+    figure = drawn(plots.usdr_comparison(scores))
+    labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["drums", "drums → bass", "multi-task: drums"]
+    found = means(figure)
+    assert list(found) == ["v7", "generic"]
+    for schema, groups in (("v7", [0, 2]), ("generic", [0, 1, 2])):  # v7 has no transfer
+        x, y, intervals = found[schema]
+        assert [round(position) for position in x] == groups
+        table = scores[scores["schema"] == schema].groupby("experiment", sort=False)["value"].mean()
+        assert y == pytest.approx(table.to_numpy())
+        assert (intervals[:, 0] < y).all() and (y < intervals[:, 1]).all()
+    assert found["v7"][0][0] < found["generic"][0][0]  # side by side
+    lines = [container.lines[0] for container in figure.axes[0].containers]
+    assert [hue(line.get_color()) for line in lines] == ["red", "blue"]
+    assert lines[0].get_marker() != lines[1].get_marker()
+
+
+def test_comparison_draws_every_track_beside_its_mean(scores):
+    ax = drawn(plots.usdr_comparison(scores)).axes[0]
+    points = sorted(value for line in ax.lines if line.get_markersize() == 4.5 for value in line.get_ydata())
+    assert points == sorted(scores.loc[scores["experiment"] != "baseline", "value"])
+
+
+def test_comparison_interval_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    intervals = np.array([bootstrap_interval(rng.normal(3, 2, 40)) for _ in range(200)])
+    assert 0.88 < np.mean((intervals[:, 0] < 3) & (3 < intervals[:, 1])) < 0.99
+    assert np.diff(intervals).mean() == pytest.approx(2 * 1.96 * 2 / np.sqrt(40), rel=0.1)
+
+
+def test_comparison_averages_seeds_per_track_first():
+    # song 2 has no score with seed 1: averaging all rows alike would give 3.4
+    table = pd.concat(
+        [
+            cell("base", "drums", "drums", "v7", [1.0, 2.0, 6.0], seed=0),
+            cell("base", "drums", "drums", "v7", [3.0, 5.0, np.nan], seed=1),
+        ]
+    )
+    figure = drawn(plots.usdr_comparison(table))
+    assert means(figure)["v7"][1] == pytest.approx([(2 + 3.5 + 6) / 3])
+    points = [line for line in figure.axes[0].lines if line.get_markersize() == 4.5]
+    shades = {line.get_color() for line in points if len(line.get_xdata())}
+    assert len(shades) == 2 and {hue(shade) for shade in shades} == {"red"}
+    assert "averaged per track first" in texts(figure)
+    assert "tracks: 3, runs: 2" in texts(figure) and "1 undefined" in texts(figure)
+
+
+def test_comparison_keeps_a_far_baseline_or_track_off_the_axis_and_says_so(scores):
+    figure = drawn(plots.usdr_comparison(scores))
+    assert figure.axes[0].get_ylim()[0] > -3
+    assert texts(figure).count("mixture −8.0") == 2  # both groups of drums
+    near = scores.assign(value=scores["value"].clip(lower=-0.3))
+    figure = drawn(plots.usdr_comparison(near))
+    assert "mixture −" not in texts(figure) and "mixture unchanged" in texts(figure)
+    # one of thirty tracks, so that the interval of the mean stays near
+    figure = drawn(plots.usdr_comparison(cell("base", "drums", "drums", "v7", [*np.linspace(3, 5, 60), -40])))
+    assert figure.axes[0].get_ylim()[0] > -5 and "1 below the axis" in texts(figure)
+
+
+def test_comparison_shows_one_track_without_an_interval_and_other_metrics():
+    base = ("base", "drums", "drums", "joint")
+    table = pd.concat([cell(*base, [2.0], metric="cSDR"), cell(*base, [9.0], metric="uSDR")])
+    figure = drawn(plots.usdr_comparison(table, "cSDR"))
+    _, (mean,), (interval,) = means(figure)["joint"]
+    assert mean == 2 and list(interval) == [2, 2]
+    assert figure.axes[0].get_ylabel() == "cSDR (dB)"
+    assert hue(figure.axes[0].containers[0].lines[0].get_color()) == "another"
+
+
+def test_comparison_tells_sets_of_sources_learnt_together_apart():
+    table = pd.concat([cell("multitask", base, "bass", "v7", [1.0, 2.0]) for base in ("bass+drums", "bass+other")])
+    labels = drawn(plots.usdr_comparison(table)).axes[0].get_xticklabels()
+    assert [label.get_text().split("\n")[1] for label in labels] == ["bass+drums:", "bass+other:"]
+
+
+def test_comparison_refuses_mixed_splits_and_tables_without_runs(scores):
+    mixed = pd.concat([scores, cell("base", "drums", "drums", "v7", [1.0], split="validation")])
+    with pytest.raises(ValueError, match="test and validation"):
+        plots.usdr_comparison(mixed)
+    for table in (scores[scores["experiment"] == "baseline"], scores[:0], scores.assign(value=np.nan)):
+        with pytest.raises(ValueError, match="found 0"):
+            plots.usdr_comparison(table)
+
+
+def test_spectrograms_show_a_tone_at_its_frequency_and_level():
+    time = np.arange(RATE) / RATE
+    tone = np.sin(2 * np.pi * 1000 * time)
+    figure = drawn(plots.spectrograms({"mono": tone, "stereo": np.stack([tone, tone]) / 10, "none": 0 * tone}, RATE))
+    meshes = [mesh for ax in figure.axes[:3] for mesh in ax.collections if isinstance(mesh, QuadMesh)]
+    levels = [mesh.get_array().reshape(mesh.get_coordinates().shape[0] - 1, -1) for mesh in meshes]
+    middle = levels[0].shape[1] // 2
+    loudest = levels[0][:, middle].argmax()
+    low, high = meshes[0].get_coordinates()[loudest : loudest + 2, 0, 1]
+    assert low < 1000 < high and high / low < 1.06
+    assert levels[0][loudest, middle] - levels[1][loudest, middle] == pytest.approx(20, abs=0.1)
+    assert (levels[2] <= -80).all()
+    assert len({mesh.get_clim() for mesh in meshes}) == 1
+    assert [ax.texts[0].get_text() for ax in figure.axes[:3]] == ["mono", "stereo", "none"]
+    assert {ax.get_ylim() for ax in figure.axes[:3]} == {(20, RATE / 2)}
+
+
+def test_masks_keep_their_values_and_mark_the_edges():
+    mask = np.zeros((N_FFT // 2 + 1, 9))
+    mask[200:] = 0.75
+    schema = band_schema("v7")
+    figure = drawn(plots.masks({"drums": mask, "bass": 1 - mask}, RATE, N_FFT, schema))
+    mesh, edges = figure.axes[0].collections
+    rows = mesh.get_array().reshape(-1, 9)[:, 0]
+    limits = mesh.get_coordinates()[:, 0, 1]
+    assert set(np.round(rows[limits[1:] < 199 * RATE / N_FFT], 9)) == {0}
+    assert set(np.round(rows[limits[:-1] > 200 * RATE / N_FFT], 9)) == {0.75}
+    assert mesh.get_clim() == (0, 1)
+    assert [segment[0, 1] for segment in edges.get_segments()] == pytest.approx(schema.edges)
+    assert mesh.get_coordinates()[0, -1, 0] == pytest.approx(9 * N_FFT / 4 / RATE)
+    assert len(drawn(plots.masks({"drums": mask}, RATE, N_FFT)).axes[0].collections) == 1
+
+
+def test_a_figure_shows_itself_and_pyplot_does_not_know_it():
+    before = set(Gcf.figs)
+    figure = plots.schemas([band_schema("v7")], RATE, N_FFT)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert set(Gcf.figs) == before
