@@ -7,6 +7,8 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export BSRNN_ROOT := $(CURDIR)
 unexport VIRTUAL_ENV
+# compiled modules are kept: a dozen kernels start here, each of which would compile torch anew
+unexport PYTHONDONTWRITEBYTECODE
 
 RUN_NOTEBOOK = papermill --cwd . --no-progress-bar --log-level WARNING -p profile $(PROFILE)
 

@@ -405,6 +405,7 @@ def play_vocals(rng: np.random.Generator, score: Score) -> np.ndarray:
 # Songs
 
 PLAYERS = dict(zip(STEMS, (play_drums, play_bass, play_other, play_vocals), strict=True))
+LEVELS = {"drums": -1.5, "bass": -1.5, "other": 0.5, "vocals": 2.5}  # dB; the voice leads, as in most mixes
 
 
 def _room(rng: np.random.Generator) -> np.ndarray:
@@ -416,13 +417,13 @@ def _room(rng: np.random.Generator) -> np.ndarray:
     return np.pad(echo, ((0, 0), (delay, 0))).astype(np.float32)  # half the time of float64
 
 
-def _produce(rng: np.random.Generator, stem: np.ndarray, room: np.ndarray, wet: float) -> np.ndarray:
-    """A stem with reverb, now and then mild saturation, no rumble, clean ends, and an RMS within 3 dB of 1."""
+def _produce(rng: np.random.Generator, stem: np.ndarray, room: np.ndarray, wet: float, level: float) -> np.ndarray:
+    """A stem with reverb, now and then mild saturation, no rumble, clean ends, and an RMS within 3 dB of `level` dB."""
     stem = stem + wet * oaconvolve(stem.mean(0, keepdims=True).astype(np.float32), room, axes=1)[:, : stem.shape[1]]
     if rng.random() < 0.25:
         stem = np.tanh(rng.uniform(1, 2.5) * stem / np.abs(stem).max())
     stem = _filter(stem, 25, "high") * np.minimum(1, np.arange(stem.shape[1])[::-1] / (0.02 * RATE))
-    return stem * 10 ** (rng.uniform(-3, 3) / 20) / np.sqrt((stem**2).mean())
+    return stem * 10 ** ((level + rng.uniform(-3, 3)) / 20) / np.sqrt((stem**2).mean())
 
 
 def song(index: int, split: str = "train", seed: int = 0, seconds: float = 12.0) -> dict[str, np.ndarray]:
@@ -445,7 +446,7 @@ def song(index: int, split: str = "train", seed: int = 0, seconds: float = 12.0)
     stems = {}
     for number, (name, play) in enumerate(PLAYERS.items()):
         rng = np.random.default_rng((*key, 1 + number))
-        stems[name] = _produce(rng, play(rng, score), room, wets[number])
+        stems[name] = _produce(rng, play(rng, score), room, wets[number], LEVELS[name])
     scale = 32768 * peak / max(np.abs(wave).max() for wave in (*stems.values(), sum(stems.values())))
     return {name: (np.round(scale * stem) / 32768).astype(np.float32) for name, stem in stems.items()}
 

@@ -1,14 +1,13 @@
 """A model over the songs of a split, as a tidy table of scores."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bsrnn.data import STEMS, Track, find_tracks
+from bsrnn.data import STEMS, Track
 from bsrnn.metrics import bootstrap_interval, csdr, usdr
 from bsrnn.model import BSRNN
 from bsrnn.records import SCORE_COLUMNS
@@ -40,12 +39,6 @@ def evaluate(
     common = {"run": run, "experiment": experiment, "schema": model.config.schema, "base_source": base_source,
               "split": split, "seed": seed}  # fmt: skip
     return pd.DataFrame(rows).assign(**common)[list(SCORE_COLUMNS)]
-
-
-def evaluate_splits(model: BSRNN, dataset: Path, **details) -> pd.DataFrame:
-    """`evaluate` over the validation and the test songs of a data set, with the details it takes."""
-    return pd.concat([evaluate(model, find_tracks(dataset, split), split=split, **details)
-                      for split in ("validation", "test")], ignore_index=True)  # fmt: skip
 
 
 def baselines(tracks: Sequence[Track], split: str) -> pd.DataFrame:

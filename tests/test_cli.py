@@ -1,0 +1,360 @@
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from bsrnn import cli
+from bsrnn.data import STEMS
+from bsrnn.model import BSRNN, Config
+from bsrnn.records import SCORE_COLUMNS
+
+RATE = 8_000
+SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
+         "--hidden_dim", "5", "--num_blstm_layers", "1", "--mlp_dim", "6", "--schema", "generic-12-8",
+         "--batch_size", "2", "--max_epochs", "1"]  # fmt: skip
+PAPER_OPTIONS = [
+    "--sample_rate", "--generic_bands", "--chunk_size_in_seconds", "--n_fft", "--feature_dim", "--num_blstm_layers",
+    "--mlp_dim", "--batch_size", "--reduce_size", "--part", "--portion", "--clip_grad_norm", "--max_epochs", "--lr",
+    "--data_loader_workers", "--musdbhq_location", "--checkpoint_fp", "--name",
+]  # fmt: skip
+EXTRA_OPTIONS = ["--schema", "--hidden_dim", "--transfer", "--resume"]
+
+
+def write(file, samples, channels=2, rate=RATE):
+    noise = np.random.default_rng(len(str(file))).normal(0, 0.1, (samples, channels))
+    soundfile.write(file, noise, rate, subtype="FLOAT")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Three training songs, the first of which validates, and a test song, of half a second."""
+    for name in ("train/a", "train/b", "train/c", "test/t"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for stem in (*STEMS, "mixture"):
+            write(tmp_path / "data" / name / f"{stem}.wav", RATE // 2)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Where runs are written; nothing is there."""
+    monkeypatch.setenv("BSRNN_ROOT", str(tmp_path / "root"))
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def model(tiny, tmp_path):
+    """A model folder."""
+    tiny(("bass", "vocals"), sample_rate=RATE).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def bsrnn(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def tree(folder):
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+# options
+
+
+def options(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        bsrnn(*command, "--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    return re.findall(r"^  (--\w+)", text, re.MULTILINE), text
+
+
+def test_train_has_the_options_of_the_paper_and_few_more(capsys):
+    found, text = options(["train"], capsys)
+    assert sorted(found) == sorted(PAPER_OPTIONS + EXTRA_OPTIONS)
+    assert "(default: 44100)" in text
+
+
+@pytest.mark.parametrize(("command", "expected"), [
+    ([], ["--device", "--seed"]), (["infer"], ["--checkpoint_fp", "--input", "--out"]),
+    (["evaluate"], ["--checkpoint_fp", "--musdbhq_location", "--split", "--out"]), (["demo-data"], []),
+])  # fmt: skip
+def test_help(command, expected, capsys):
+    found, text = options(command, capsys)
+    assert found == expected
+    assert text.startswith(" ".join(["usage: bsrnn", *command]))
+
+
+def test_help_lists_the_commands(capsys):
+    _, text = options([], capsys)
+    assert re.findall(r"^    (\S+)  ", text, re.MULTILINE) == ["train", "infer", "evaluate", "demo-data"]
+
+
+@pytest.mark.parametrize("missing", ["--musdbhq_location", "--name"])
+def test_where_the_data_is_and_a_name_are_required(missing, capsys):
+    given = {"--musdbhq_location": "data", "--name": "run"}
+    del given[missing]
+    with pytest.raises(SystemExit) as stop:
+        bsrnn("train", *next(iter(given.items())))
+    assert stop.value.code == 2
+    assert f"the following arguments are required: {missing}" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from bsrnn import cli; cli.build_parser().format_help(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def trained(monkeypatch, data, *arguments):
+    """The model and the configuration that `train` would train."""
+    seen = []
+    monkeypatch.setattr("bsrnn.train.fit", lambda model, dataset, config, folder, **rest: seen.append((model, config)))
+    assert bsrnn("train", "--musdbhq_location", data, "--name", "a run", *arguments) == 0
+    return seen[0]
+
+
+def test_options_reach_model_and_training(monkeypatch, data, root):
+    model, config = trained(
+        monkeypatch, data, *SIZES, "--part", "bass", "--part", "drums", "--portion", 0.5, "--clip_grad_norm", 2,
+        "--lr", 0.1, "--data_loader_workers", 3, "--batch_size", 7, "--max_epochs", 9,
+    )  # fmt: skip
+    assert model.config == Config(("bass", "drums"), "generic-12-8", RATE, 512, 0.2, 4, 5, 1, 6)
+    assert (config.portion, config.clip_grad_norm, config.lr, config.workers) == (0.5, 2, 0.1, 3)
+    assert (config.batch_size, config.max_epochs) == (7, 9)
+
+
+SMALL = ["--feature_dim", 4, "--num_blstm_layers", 1, "--mlp_dim", 4]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (SMALL, {"sources": STEMS, "schema": "generic", "sample_rate": 44_100, "n_fft": 2048, "chunk": 3.0}),
+    ([*SMALL, "--generic_bands", "N"], {"schema": "v7"}),
+    ([*SMALL, "--generic_bands", "N", "--schema", "v3"], {"schema": "v3"}),
+    (SMALL, {"feature_dim": 4, "hidden_dim": 8}),
+    (["--reduce_size", "--part", "bass"],
+     {"feature_dim": 32, "hidden_dim": 32, "num_blstm_layers": 4, "mlp_dim": 64, "sources": ("bass",)}),
+])  # fmt: skip
+def test_defaults(monkeypatch, data, root, arguments, expected):
+    model, _ = trained(monkeypatch, data, *arguments)
+    assert {name: getattr(model.config, name) for name in expected} == expected
+
+
+def test_seed_gives_the_initial_weights(monkeypatch, data, root):
+    monkeypatch.setattr("bsrnn.train.fit", lambda model, *_, **rest: weights.append((model.state_dict(), rest["seed"])))
+    weights = []
+    for seed in (1, 1, 2):
+        bsrnn("--seed", seed, "train", "--musdbhq_location", data, "--name", "run", *SIZES)
+    same = [all(torch.equal(weights[0][0][name], other[name]) for name in other) for other, _ in weights]
+    assert same == [True, True, False]
+    assert [seed for _, seed in weights] == [1, 1, 2]
+
+
+def test_a_random_seed_is_drawn_and_printed(monkeypatch, data, root, capsys):
+    seeds = []
+    monkeypatch.setattr("bsrnn.train.fit", lambda *_, seed, **rest: seeds.append(seed))
+    for _ in range(2):
+        bsrnn("--seed", -1, "train", "--musdbhq_location", data, "--name", "run", *SIZES)
+    printed = re.findall(r"^seed (\d+)$", capsys.readouterr().out, re.MULTILINE)
+    assert [int(seed) for seed in printed] == seeds
+    assert seeds[0] != seeds[1]
+
+
+# from songs to scores
+
+
+def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
+    assert bsrnn("--seed", 4, "train", "--musdbhq_location", data, "--name", "base", "--part", "drums", *SIZES) == 0
+    base = root / "runs" / "base" / "model"
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"model: {base}"
+    assert err == ""
+    assert json.loads((root / "runs" / "base" / "record.json").read_text())["seed"] == 4
+
+    assert bsrnn("train", "--musdbhq_location", data, "--name", "moved", "--transfer", "--checkpoint_fp", base,
+                 "--part", "bass", "--part", "vocals", "--batch_size", 2, "--max_epochs", 1) == 0  # fmt: skip
+    moved = root / "runs" / "moved" / "model"
+    before, after = (BSRNN.from_pretrained(folder) for folder in (base, moved))
+    assert after.config.sources == ("bass", "vocals")
+    assert after.config.feature_dim == 4
+    for name in ("band_split", "band_sequence"):
+        pairs = zip(getattr(before, name).parameters(), getattr(after, name).parameters(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs)
+
+    write(tmp_path / "song.wav", 11_025, channels=1, rate=22_050)
+    capsys.readouterr()
+    assert bsrnn("infer", "--checkpoint_fp", moved, "--input", tmp_path / "song.wav", "--out", tmp_path / "s") == 0
+    stems = [tmp_path / "s" / f"{source}.wav" for source in ("bass", "vocals")]
+    assert sorted((tmp_path / "s").iterdir()) == stems
+    assert capsys.readouterr().out.split() == [str(stem) for stem in stems]
+    for stem in stems:
+        info = soundfile.info(stem)
+        assert (info.frames, info.samplerate, info.channels) == (11_025, 22_050, 1)
+
+    table = tmp_path / "tables" / "scores.csv"
+    assert bsrnn("evaluate", "--checkpoint_fp", base, "--checkpoint_fp", moved, "--musdbhq_location", data,
+                 "--out", table) == 0  # fmt: skip
+    scores = pd.read_csv(table)
+    assert tuple(scores.columns) == SCORE_COLUMNS
+    assert scores.groupby("run")["source"].unique().map(list).to_dict() == {
+        str(base): ["drums"], str(moved): ["bass", "vocals"],
+    }  # fmt: skip
+    assert set(scores["track"]) == {"t"}
+    assert [path.name for path in table.parent.iterdir()] == ["scores.csv"]
+
+
+@pytest.mark.parametrize(("split", "tracks"), [("train", {"b", "c"}), ("validation", {"a"}), ("test", {"t"})])
+def test_evaluate_without_a_model_scores_mixture_and_silence(data, root, tmp_path, capsys, split, tracks):
+    assert bsrnn("evaluate", "--musdbhq_location", data, "--split", split, "--out", tmp_path / "a.csv") == 0
+    scores = pd.read_csv(tmp_path / "a.csv")
+    assert set(scores["run"]) == {"mixture", "silence"}
+    assert set(scores["source"]) == set(STEMS)
+    assert set(scores["track"]) == tracks
+    assert "mixture" in capsys.readouterr().out
+
+
+def test_a_run_that_was_interrupted_is_resumed(data, root, monkeypatch, capsys):
+    from bsrnn import train
+
+    arguments = ["train", "--musdbhq_location", data, "--name", "run", "--part", "drums", *SIZES]
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(train.Module, "training_step", interrupt)
+        try:
+            code = bsrnn(*arguments)
+        finally:
+            signal.signal(signal.SIGINT, handler)
+    assert code == 130
+    assert capsys.readouterr().err == "bsrnn train: interrupted\n"
+    assert not (root / "runs" / "run" / "model").exists()
+    assert bsrnn(*arguments, "--resume") == 0
+    assert (root / "runs" / "run" / "model").is_dir()
+    weights = (root / "runs" / "run" / "model" / "model.safetensors").read_bytes()
+    assert bsrnn(*arguments, "--resume") == 0  # which has nothing left to do
+    assert (root / "runs" / "run" / "model" / "model.safetensors").read_bytes() == weights
+
+
+# what is refused: exit code, one line that says why, nothing written
+
+SONG = "train/b"  # trained on, neither in validation nor in test
+
+
+def edit_config(model, **change):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | change))
+
+
+def occupy(folder):
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text("{}")
+
+
+def rename_head(model):
+    BSRNN.from_pretrained(model).with_heads(["guitar"]).save_pretrained(model)
+
+
+def nothing(places):
+    """Spoils nothing: the arguments are at fault."""
+
+
+def empty_audio(file):
+    soundfile.write(file, np.zeros((0, 2)), RATE)
+
+
+TRAIN = ["train", "--musdbhq_location", "{data}", "--name", "run", *SIZES]
+INFER = ["infer", "--checkpoint_fp", "{model}", "--input", "{data}/test/t/mixture.wav", "--out", "{tmp}/out"]
+EVALUATE = ["evaluate", "--checkpoint_fp", "{model}", "--musdbhq_location", "{data}", "--out", "{tmp}/scores.csv"]
+TRANSFER = [*TRAIN, "--transfer", "--checkpoint_fp", "{model}"]
+BAD_INPUT = {
+    "train, missing data": (TRAIN, lambda p: shutil.rmtree(p["data"]), "no such folder"),
+    "evaluate, missing data": (EVALUATE, lambda p: shutil.rmtree(p["data"]), "no such folder"),
+    "train, data without train": (TRAIN, lambda p: shutil.rmtree(p["data"] / "train"), "has no train"),
+    "train, data without test": (TRAIN, lambda p: shutil.rmtree(p["data"] / "test"), "has no test"),
+    "evaluate, data without both": (EVALUATE, lambda p: (shutil.rmtree(p["data"]), p["data"].mkdir()),
+                                    "has no train and no test"),
+    "train, no songs": (TRAIN, lambda p: (shutil.rmtree(p["data"] / "train"), (p["data"] / "train").mkdir()),
+                        "no songs for train"),
+    "train, stem lacking": (TRAIN, lambda p: (p["data"] / SONG / "bass.wav").unlink(), "has no bass.wav"),
+    "train, validation stem lacking": (TRAIN, lambda p: (p["data"] / "train/a/bass.wav").unlink(), "has no bass.wav"),
+    "evaluate, stem lacking": (EVALUATE, lambda p: (p["data"] / "test/t/drums.wav").unlink(), "has no drums.wav"),
+    "train, unreadable": (TRAIN, lambda p: (p["data"] / SONG / "other.wav").write_text("text"), "cannot be read"),
+    "infer, unreadable": (INFER, lambda p: (p["data"] / "test/t/mixture.wav").write_text("text"), "cannot be read"),
+    "evaluate, unreadable": (EVALUATE, lambda p: (p["data"] / "test/t/bass.wav").write_text("text"), "cannot be read"),
+    "train, empty audio": (TRAIN, lambda p: empty_audio(p["data"] / SONG / "bass.wav"), "holds no samples"),
+    "infer, empty audio": (INFER, lambda p: empty_audio(p["data"] / "test/t/mixture.wav"), "holds no samples"),
+    "infer, missing song": (INFER, lambda p: (p["data"] / "test/t/mixture.wav").unlink(), "no such file"),
+    "infer, song is a folder": ([*INFER, "--input", "{data}"], nothing, "no such file"),
+    "train, lengths differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", 100), "differ in frames"),
+    "train, rates differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", RATE // 2, 2, 100), "samplerate"),
+    "train, silent source": ([*TRAIN, "--part", "bass"],
+                             lambda p: [soundfile.write(p["data"] / f"train/{song}/bass.wav", np.zeros((4000, 2)), RATE)
+                                        for song in "abc"], "no training song has bass that sounds"),
+    "train, unknown schema": ([*TRAIN, "--schema", "v8"], nothing, "unknown band schema"),
+    "train, unknown source": ([*TRAIN, "--part", "guitar"], nothing, "unknown source 'guitar'"),
+    "train, source twice": ([*TRAIN, "--part", "bass", "--part", "bass"], nothing, "different names"),
+    "transfer, unknown source": ([*TRANSFER, "--part", "guitar"], nothing, "unknown source 'guitar'"),
+    "train, odd n_fft": ([*TRAIN, "--n_fft", "513"], nothing, "n_fft"),
+    "train, no epoch": ([*TRAIN, "--max_epochs", "0"], nothing, "max_epochs"),
+    "train, portion": ([*TRAIN, "--portion", "2"], nothing, "portion"),
+    "train, negative workers": ([*TRAIN, "--data_loader_workers", "-1"], nothing, "workers"),
+    "train, endless chunk": ([*TRAIN, "--chunk_size_in_seconds", "inf"], nothing, "chunk"),
+    "train, negative seed": (["--seed", "-2", *TRAIN], nothing, "-2"),
+    "infer, another architecture": (INFER, lambda p: edit_config(p["model"], feature_dim=8), "another architecture"),
+    "infer, unknown configuration": (INFER, lambda p: edit_config(p["model"], layers=8), "another architecture"),
+    "infer, configuration of wrong type": (INFER, lambda p: edit_config(p["model"], n_fft="512"), "config.json"),
+    "evaluate, another architecture": (EVALUATE, lambda p: edit_config(p["model"], mlp_dim=8), "another architecture"),
+    "evaluate, source that the data lacks": (EVALUATE, lambda p: rename_head(p["model"]), "guitar"),
+    "transfer, another architecture": (TRANSFER, lambda p: edit_config(p["model"], mlp_dim=8), "another architecture"),
+    "infer, damaged weights": (INFER, lambda p: (p["model"] / "model.safetensors").write_bytes(b"x" * 99), "damaged"),
+    "infer, no model": (INFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
+    "evaluate, no model": (EVALUATE, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
+    "transfer, no model": (TRANSFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
+    "transfer, from nothing": ([*TRAIN, "--transfer"], nothing, "--transfer and --checkpoint_fp go together"),
+    "train, from a model": ([*TRAIN, "--checkpoint_fp", "{model}"], nothing, "--transfer and --checkpoint_fp"),
+    "train, name taken": (TRAIN, lambda p: occupy(p["root"] / "runs" / "run"), "exists: choose another --name"),
+    "train, nothing to resume": ([*TRAIN, "--resume"], nothing, "there is nothing to --resume"),
+    "infer, out is a file": (INFER, lambda p: (p["tmp"] / "out").write_text("a"), "is a file, not a folder"),
+    "evaluate, out is a folder": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").mkdir(), "scores.csv is a folder"),
+    "train, no such device": (["--device", "cuda:99", *TRAIN], nothing, "not available here"),
+    "infer, no such device": (["--device", "gpu", *INFER], nothing, "not available here"),
+    "evaluate, no such device": (["--device", "cuda:99", *EVALUATE], nothing, "not available here"),
+    "train, device that cannot compute": (["--device", "meta", *TRAIN], nothing, "not available here"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_nothing_is_written(case, data, root, model, tmp_path, capsys):
+    arguments, spoil, message = BAD_INPUT[case]
+    places = {"data": data, "root": root, "model": model, "tmp": tmp_path}
+    spoil(places)
+    before = tree(tmp_path)
+    code = bsrnn(*(argument.format(**places) for argument in arguments))
+    out, err = capsys.readouterr()
+    assert code == cli.EXIT_USER_ERROR
+    command = next(argument for argument in arguments if argument in ("train", "infer", "evaluate"))
+    assert err.startswith(f"bsrnn {command}: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert out == ""
+    assert tree(tmp_path) == before
+
+
+def test_several_unusable_songs_are_a_line_each(data, root, tmp_path, capsys):
+    for song in "bc":
+        (data / "train" / song / "bass.wav").unlink()
+    before = tree(tmp_path)
+    assert bsrnn(*(argument.format(data=data) for argument in TRAIN)) == cli.EXIT_USER_ERROR
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(str(data / "train" / song) in line for song, line in zip("bc", lines, strict=True))
+    assert tree(tmp_path) == before

@@ -1,0 +1,394 @@
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from bsrnn import data
+from bsrnn.data import STEMS, EpochSampler, RandomMixes, active_segments, find_tracks
+
+RATE = 8_000
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(0, 0.1, shape).astype("float32")
+
+
+def write_song(folder, samples=800, rate=RATE, channels=2):
+    folder.mkdir(parents=True)
+    for stem in (*STEMS, "mixture"):
+        soundfile.write(folder / f"{stem}.wav", noise(samples, channels), rate)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+    return tmp_path
+
+
+def names(root, split, *portion):
+    return [track.name for track in find_tracks(root, split, *portion)]
+
+
+# splits
+
+
+def test_every_sixth_training_song_validates(empty):
+    for i in range(13):
+        write_song(empty / "train" / f"{i:02}")
+    write_song(empty / "test" / "t")
+    assert names(empty, "validation") == ["00", "06", "12"]
+    assert names(empty, "train") == ["01", "02", "03", "04", "05", "07", "08", "09", "10", "11"]
+    assert names(empty, "test") == ["t"]
+
+
+def test_musdb_validation_songs_are_known_by_name(empty):
+    held_out = ["Actions - One Minute Smile", "Leaf - Wicked", "Meaxic - Take A Step", "Triviul - Angelsaint"]
+    others = ["A Classic Education - NightOwl", "Night Panther - Fire", "Unknown - Song"]
+    for name in held_out + others:
+        write_song(empty / "train" / name)
+    assert names(empty, "validation") == held_out
+    assert names(empty, "train") == others
+
+
+@pytest.mark.parametrize(("portion", "count"), [(1.0, 6), (0.5, 3), (0.34, 2), (0.01, 1)])
+def test_portion_takes_the_first_songs(songs, portion, count):
+    assert names(songs, "train", portion) == names(songs, "train")[:count]
+
+
+@pytest.mark.parametrize("portion", [0, -0.5, 1.5, float("nan")])
+def test_portion_out_of_range(songs, portion):
+    with pytest.raises(ValueError, match="portion"):
+        find_tracks(songs, "train", portion)
+
+
+def test_a_track_tells_its_rate_and_length_and_reads_parts(songs):
+    track = find_tracks(songs, "test")[1]
+    assert (track.name, track.sample_rate, track.length) == ("song 1", RATE, 16_000)
+    samples, _ = soundfile.read(songs / "test" / "song 1" / "bass.wav", dtype="float32")
+    assert np.array_equal(track.read("bass", 100, 50), samples.T[:, 100:150])
+    stems = track.stems(("vocals", "bass"))
+    assert stems.shape == (2, 2, 16_000)
+    assert torch.equal(stems[1], track.read("bass"))
+
+
+def test_whole_tracks(songs):
+    tracks = find_tracks(songs, "test")
+    whole = data.WholeTracks(tracks, ("other", "drums"))
+    mixture, targets, rate = whole[1]
+    assert (len(whole), rate) == (2, RATE)
+    assert torch.equal(mixture, tracks[1].read("mixture"))
+    assert torch.equal(targets, tracks[1].stems(("other", "drums")))
+
+
+# what cannot be used
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+def test_missing_folders(tmp_path):
+    for lookup in (data.find_data, lambda root: find_tracks(root, "train")):
+        with pytest.raises(FileNotFoundError, match="nowhere: no such folder") as error:
+            lookup(tmp_path / "nowhere")
+        assert one_line(error)
+    with pytest.raises(FileNotFoundError, match="no train and no test") as error:
+        find_tracks(tmp_path, "train")
+    assert one_line(error)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(FileNotFoundError, match="has no test folder"):
+        find_tracks(tmp_path, "train")
+
+
+def test_no_songs_or_unknown_split(empty):
+    for split in ("train", "validation", "test"):
+        with pytest.raises(ValueError, match=f"no songs for {split}"):
+            find_tracks(empty, split)
+    with pytest.raises(ValueError, match="unknown split 'valid': choose from train, validation, test"):
+        find_tracks(empty, "valid")
+    write_song(empty / "train" / "only one")  # it validates: nothing is left to train on
+    with pytest.raises(ValueError, match="no songs for train"):
+        find_tracks(empty, "train")
+
+
+DAMAGE = {
+    "has no bass.wav": lambda folder: (folder / "bass.wav").unlink(),
+    "has no mixture.wav": lambda folder: (folder / "mixture.wav").unlink(),
+    "drums.wav: cannot be read as audio": lambda folder: (folder / "drums.wav").write_text("not audio" * 20),
+    "vocals.wav: holds no samples": lambda folder: soundfile.write(folder / "vocals.wav", np.zeros((0, 2)), RATE),
+    "differ in frames": lambda folder: soundfile.write(folder / "other.wav", noise(799, 2), RATE),
+    "differ in samplerate": lambda folder: soundfile.write(folder / "other.wav", noise(800, 2), 44_100),
+    "differ in channels": lambda folder: soundfile.write(folder / "other.wav", noise(800, 1), RATE),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_a_song_that_cannot_be_used_is_named(empty, message):
+    for name in ("good", "damaged"):
+        write_song(empty / "test" / name)
+    DAMAGE[message](empty / "test" / "damaged")
+    with pytest.raises(ValueError, match=message) as error:
+        find_tracks(empty, "test")
+    assert one_line(error)
+    assert str(empty / "test" / "damaged") in str(error.value)
+
+
+def test_several_problems_are_a_line_each(empty):
+    for i, damage in enumerate(DAMAGE.values()):
+        write_song(empty / "test" / f"song {i}")
+        damage(empty / "test" / f"song {i}")
+    write_song(empty / "test" / "song 9")
+    with pytest.raises(ValueError) as error:
+        find_tracks(empty, "test")
+    lines = str(error.value).splitlines()
+    assert len(lines) == len(DAMAGE)
+    for i, (message, line) in enumerate(zip(DAMAGE, lines, strict=True)):
+        assert f"song {i}" in line
+        assert message in line
+
+
+def test_fingerprint_changes_when_a_file_does(empty):
+    write_song(empty / "train" / "a")
+    seen = [data.fingerprint(empty)]
+    assert data.fingerprint(empty) == seen[0]
+    soundfile.write(empty / "train" / "a" / "bass.wav", noise(801, 2), RATE)
+    seen.append(data.fingerprint(empty))
+    (empty / "train" / "a").rename(empty / "train" / "b")
+    seen.append(data.fingerprint(empty))
+    (empty / "train" / "b" / "bass.wav").unlink()
+    seen.append(data.fingerprint(empty))
+    assert len(set(seen)) == 4
+
+
+def test_fingerprint_does_not_depend_on_where_the_data_lies(empty):
+    write_song(empty / "train" / "a")
+    before = data.fingerprint(empty)
+    (empty / "train").rename(empty / "test" / "train")
+    (empty / "test").rename(empty / "elsewhere")
+    assert data.fingerprint(empty / "elsewhere") == before
+
+
+# source activity detection
+
+
+def plain_segments(stem, rate):
+    """The definition, in loops."""
+    size = min(6 * rate, stem.shape[1])
+    part = size // 10
+    starts, start = [], 0
+    while start + size <= stem.shape[1]:
+        starts.append(start)
+        start += size // 2
+    levels = {}
+    for start in starts:
+        for i in range(10):
+            chunk = stem[:, start + i * part : start + (i + 1) * part].astype(float)
+            levels[start, i] = max(np.sqrt((chunk**2).sum() / chunk.size), 1e-5)
+    threshold = max(np.quantile(list(levels.values()), 0.15), 1e-3)
+    return [(start, start + size) for start in starts if sum(levels[start, i] > threshold for i in range(10)) > 5]
+
+
+def test_active_segments_equal_the_plain_definition():
+    partly = 0
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        rate, seconds = int(draw.integers(20, 60)), int(draw.integers(3, 80))
+        levels = np.repeat(10.0 ** draw.uniform(-5, 0, seconds), rate)  # another level every second
+        stem = (draw.normal(size=(2, seconds * rate)) * levels).astype("float32")
+        expected = plain_segments(stem, rate)
+        assert active_segments(torch.from_numpy(stem), rate) == expected
+        partly += 0 < len(expected) < seconds // 3 - 1
+    assert partly > 5
+
+
+def test_a_silent_stem_has_no_active_segment():
+    assert active_segments(torch.zeros(2, 30 * 100), 100) == []
+    assert active_segments(torch.full((2, 30 * 100), 5e-4), 100) == []  # below -60 dB
+
+
+def test_only_the_part_that_sounds_is_kept():
+    stem = torch.from_numpy(noise(2, 60 * 100))
+    stem[:, : 30 * 100] = 0
+    found = active_segments(stem, 100)
+    assert found[-1] == (5_400, 6_000)
+    assert found[0] == (3_000, 3_600)  # of the segment at 27 s only half the chunks sound, which is not more than half
+    assert [start for start, _ in found] == list(range(3_000, 5_401, 300))
+
+
+def test_a_stem_shorter_than_a_segment_is_one():
+    assert active_segments(torch.from_numpy(noise(1, 250)), 100) == [(0, 250)]
+    assert active_segments(torch.from_numpy(noise(1, 7)), 100) == [(0, 7)]
+    assert active_segments(torch.zeros(1, 250), 100) == []
+
+
+def test_a_quiet_passage_is_measured_against_the_track():
+    stem = torch.from_numpy(noise(1, 60 * 100))
+    quiet = stem * 0.05  # audible, far above 1e-3
+    assert (0, 600) in active_segments(quiet, 100)
+    assert (0, 600) not in active_segments(torch.cat([quiet[:, :600], stem[:, 600:]], 1), 100)
+
+
+# random mixes
+
+
+def mixes(songs, sources=STEMS, **settings):
+    defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0, "gain_db": 10.0, "drop": 0.1}
+    return RandomMixes(find_tracks(songs, "train"), sources, **(defaults | settings))
+
+
+def silence(songs, stem, *numbers):
+    for i in numbers:
+        soundfile.write(songs / "train" / f"song {i}" / f"{stem}.wav", np.zeros((16_000, 2)), RATE, subtype="FLOAT")
+
+
+def test_a_sample_is_a_function_of_seed_and_index(songs):
+    first, again, other = mixes(songs, seed=3), mixes(songs, seed=3), mixes(songs, seed=4)
+    mixture, targets = first[5]
+    first[6]
+    for repeated in (first[5], again[5]):
+        assert torch.equal(repeated[0], mixture)
+        assert torch.equal(repeated[1], targets)
+    assert not torch.equal(other[5][0], mixture)
+    drawn = [first[i][0] for i in range(20)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
+def test_the_mixture_is_the_sum_of_the_stems_and_never_clips(songs):
+    samples = mixes(songs)
+    for i in range(50):
+        mixture, targets = samples[i]
+        assert mixture.shape == (1, 1_600)
+        assert targets.shape == (4, 1, 1_600)
+        torch.testing.assert_close(targets.sum(0), mixture, rtol=1e-5, atol=1e-6)
+        if mixture.any():
+            assert float(torch.cat([mixture[None], targets]).abs().max()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.1, 0.5])
+def test_a_stem_is_dropped_as_often_as_said(songs, drop):
+    samples = mixes(songs, chunk=0.01, drop=drop)
+    sounding = torch.stack([samples[i][1].abs().amax((1, 2)) > 0 for i in range(300)])[:, 1:]  # drums have pauses
+    assert float(sounding.float().mean()) == pytest.approx(1 - drop, abs=0.04)
+
+
+@pytest.mark.parametrize("gain_db", [0.0, 10.0])
+def test_gains_are_uniform_in_decibels(songs, gain_db):
+    samples = mixes(songs, gain_db=gain_db, drop=0.0)
+    rms = [samples._stem("bass", np.random.default_rng(i)).square().mean().sqrt() for i in range(300)]
+    decibels = 20 * np.log10(np.array(rms) / 0.05)
+    assert np.quantile(decibels, [0, 0.25, 0.5, 0.75, 1]) == pytest.approx(np.linspace(-gain_db, gain_db, 5), abs=1.2)
+
+
+def test_a_mixture_joins_songs_and_channels(songs):
+    for i in range(8):  # every song and channel is a constant of its own
+        samples = np.tile([i + 1, -(i + 1)], (16_000, 1)) / 10 * (1 + 1e-3 * np.linspace(0, 1, 16_000)[:, None])
+        for stem in STEMS:
+            soundfile.write(songs / "train" / f"song {i}" / f"{stem}.wav", samples, RATE, subtype="FLOAT")
+    samples = mixes(songs, gain_db=0.0, drop=0.0)
+    drawn = [[round(10 * float(samples._stem(stem, draw).mean())) for stem in STEMS]
+             for draw in (np.random.default_rng(i) for i in range(60))]  # fmt: skip
+    values = {value for stems in drawn for value in stems}
+    assert values == {sign * (i + 1) for i in (1, 2, 3, 4, 5, 7) for sign in (1, -1)}  # songs 0 and 6 validate
+    assert sum(len({abs(value) for value in stems}) > 1 for stems in drawn) > 40
+
+
+def test_the_order_of_sources_is_that_of_the_targets(songs):
+    forward, backward = mixes(songs, ("bass", "vocals")), mixes(songs, ("vocals", "bass"))
+    for i in range(5):
+        assert torch.equal(forward[i][0], backward[i][0])
+        assert torch.equal(forward[i][1], backward[i][1].flip(0))
+
+
+@pytest.mark.parametrize("source", STEMS)
+def test_the_draws_do_not_depend_on_the_sources(songs, source):
+    alone, together = mixes(songs, (source,)), mixes(songs)
+    for i in range(40):
+        (one, target), (mixture, targets) = alone[i], together[i]
+        ratio = one.abs().max() / mixture.abs().max().clamp_min(1e-8)
+        torch.testing.assert_close(one, mixture * ratio, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(target[0], targets[STEMS.index(source)] * ratio, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sample_is_the_same_whatever_else_is_learned(songs):
+    # heads trained in one run see what each would see alone
+    alone, together = mixes(songs, ("drums",)), mixes(songs)
+    for i in range(40):
+        assert torch.equal(alone[i][0], together[i][0])
+        assert torch.equal(alone[i][1][0], together[i][1][0])
+
+
+def test_the_draws_do_not_depend_on_a_silent_stem(songs):
+    before = mixes(songs, ("bass",))
+    silence(songs, "vocals", *range(8))
+    after = mixes(songs, ("bass",))
+    for i in range(10):
+        (_, one), (_, two) = before[i], after[i]
+        torch.testing.assert_close(one / one.abs().max().clamp_min(1e-8), two / two.abs().max().clamp_min(1e-8))
+
+
+def test_unknown_or_silent_sources(songs):
+    with pytest.raises(ValueError, match="unknown source 'guitar': choose from drums"):
+        mixes(songs, ("drums", "guitar"))
+    silence(songs, "bass", *range(8))
+    with pytest.raises(ValueError, match="no training song has bass that sounds"):
+        mixes(songs, ("drums", "bass"))
+    assert not mixes(songs, ("drums",)).segments["bass"]
+
+
+def test_silent_songs_are_never_drawn(songs):
+    silence(songs, "bass", 1, 2, 3, 4, 5)  # 0 and 6 validate: song 7 is left
+    samples = mixes(songs, ("bass",), drop=0.0)
+    assert all(samples[i][1].any() for i in range(20))
+
+
+@pytest.mark.parametrize("sample_rate", [4_000, 11_025, 16_000])
+def test_samples_have_the_rate_of_the_model(songs, sample_rate):
+    time = np.arange(16_000) / RATE
+    for i in range(8):
+        for stem in STEMS:
+            tone = 0.1 * np.sin(2 * np.pi * 500 * time) * (1 + 0.1 * time)
+            soundfile.write(songs / "train" / f"song {i}" / f"{stem}.wav", np.stack([tone, tone], 1), RATE)
+    samples = mixes(songs, ("bass",), sample_rate=sample_rate, chunk=0.3)
+    drawn = next(targets for _, targets in (samples[i] for i in range(10)) if targets.any())
+    length = round(0.3 * sample_rate)
+    assert drawn.shape == (1, 1, length)
+    assert int(torch.fft.rfft(drawn[0, 0]).abs().argmax()) == pytest.approx(500 * 0.3, abs=1)
+
+
+def test_a_chunk_longer_than_the_segment_ends_in_silence(songs):
+    mixture, targets = mixes(songs, chunk=3.0)[0]
+    assert mixture.shape == (1, 24_000)
+    assert mixture[:, :16_000].any()
+    assert not mixture[:, 16_000:].any()
+    assert targets.shape == (4, 1, 24_000)
+
+
+# epochs
+
+
+def test_an_epoch_is_as_many_chunks_as_the_songs_hold(songs):
+    assert len(mixes(songs, chunk=0.5)) == 6 * 4
+    assert len(mixes(songs, chunk=5.0)) == 6  # at least one of every song
+
+
+def test_epochs_never_share_an_index():
+    sampler = EpochSampler(7)
+    epochs = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        epochs.append(list(sampler))
+        assert len(epochs[-1]) == len(sampler) == 7
+    assert len({index for epoch in epochs for index in epoch}) == 4 * 7
+    resumed = EpochSampler(7)
+    resumed.set_epoch(2)
+    assert list(resumed) == epochs[2]
+
+
+def test_the_loader_gives_whole_batches_in_the_order_of_the_indices(songs):
+    samples = mixes(songs, ("bass", "drums"), chunk=0.3)  # 36 of them
+    batches = list(data.training_loader(samples, 5, 0))
+    assert len(batches) == 7
+    assert all(mixture.shape == (5, 1, 2_400) and targets.shape == (5, 2, 1, 2_400) for mixture, targets in batches)
+    assert torch.equal(batches[1][0][2], samples[7][0])
+    assert len(list(data.training_loader(samples, 100, 0))) == 1  # of samples beyond the epoch, rather than none

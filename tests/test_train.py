@@ -1,0 +1,301 @@
+import json
+import signal
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from bsrnn import train
+from bsrnn.data import find_tracks, fingerprint
+from bsrnn.evaluate import evaluate
+from bsrnn.model import BSRNN
+from bsrnn.train import TrainingConfig, fit
+
+QUICK = {"batch_size": 4, "max_epochs": 2, "portion": 0.34}  # of 6 training songs, 2: five steps in an epoch
+STUCK = 1e-30  # a learning rate that changes no weight: no epoch is better than the first
+
+
+@pytest.fixture
+def small(tiny):
+    return lambda *sources: tiny(sources, sample_rate=8_000, schema="generic-12-8")
+
+
+@pytest.fixture(autouse=True)
+def _interrupt_signal():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def part(weights, prefix):
+    return {name: value for name, value in weights.items() if name.startswith(prefix)}
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Counts training steps; `steps.stop_at` raises `steps.error` in that one."""
+
+    class Steps:
+        count, stop_at, error = 0, None, RuntimeError("power cut")
+
+    original = train.Module.training_step
+
+    def training_step(module, *batch):
+        Steps.count += 1
+        if Steps.count == Steps.stop_at:
+            raise Steps.error
+        return original(module, *batch)
+
+    monkeypatch.setattr(train.Module, "training_step", training_step)
+    return Steps
+
+
+def test_fit_leaves_a_model_a_record_and_a_checkpoint(small, songs, tmp_path):
+    config = TrainingConfig(**QUICK)
+    fitted = fit(small("drums", "bass"), songs, config, tmp_path / "a run", seed=3, device="cpu", experiment="base")
+    found = sorted(path.name for path in (tmp_path / "a run").iterdir())
+    assert found == ["best.ckpt", "last.ckpt", "model", "record.json", "settings.json"]
+    assert same(BSRNN.from_pretrained(tmp_path / "a run" / "model").state_dict(), fitted.model.state_dict())
+    assert not fitted.model.training
+    record = json.loads((tmp_path / "a run" / "record.json").read_text())
+    assert record["run"] == "a run"
+    assert record["experiment"] == "base"
+    assert record["model"]["sources"] == ["drums", "bass"]
+    assert record["training"] == json.loads(json.dumps(QUICK | record["training"]))
+    assert record["seed"] == 3
+    assert record["data"] == fingerprint(songs)
+    assert record["songs"] == {"train": 2, "validation": 2}
+    assert record["trainable"] == ["band_sequence", "band_split", "heads"]
+    assert {"code", "commit", "python", "libraries", "hardware", "seconds"} <= record.keys()
+    pd.testing.assert_frame_equal(pd.DataFrame(record["history"]), fitted.history, check_dtype=False)
+
+
+def test_history_has_a_row_per_epoch(small, songs, tmp_path):
+    history = fit(small("drums", "bass"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu").history
+    assert history["epoch"].tolist() == [0, 1]
+    assert history["step"].tolist() == [5, 10]
+    assert not history.isna().any().any()
+    mean = (history["validation_usdr/drums"] + history["validation_usdr/bass"]) / 2
+    assert history["validation_usdr"].tolist() == pytest.approx(mean.tolist())
+
+
+def test_the_loss_falls_and_the_best_epoch_is_returned(small, songs, tmp_path):
+    fitted = fit(small("drums"), songs, TrainingConfig(4, 4, lr=0.01, portion=0.34), tmp_path / "run", device="cpu")
+    losses = fitted.history["train_loss"]
+    assert losses.iloc[-1] < 0.9 * losses.iloc[0]
+    scores = evaluate(fitted.model, find_tracks(songs, "validation"), split="validation")
+    mean = scores.loc[scores["metric"] == "uSDR", "value"].mean()
+    # validation takes one chunk over each sample, evaluation two
+    assert mean == pytest.approx(fitted.history["validation_usdr"].max(), abs=0.3)
+
+
+def test_the_best_weights_are_kept_when_later_ones_are_worse(small, songs, tmp_path, monkeypatch):
+    seen = {}
+    original = train.Module.on_validation_epoch_end
+
+    def worse_every_epoch(module):
+        seen[module.current_epoch] = state(module.model)
+        module.track_scores = [torch.full_like(score, -module.current_epoch) for score in module.track_scores]
+        original(module)
+
+    monkeypatch.setattr(train.Module, "on_validation_epoch_end", worse_every_epoch)
+    fitted = fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
+    assert same(fitted.model.state_dict(), seen[0])
+    assert not same(seen[0], seen[1])
+
+
+def test_training_is_a_function_of_the_seed(small, songs, tmp_path):
+    config = TrainingConfig(**QUICK | {"max_epochs": 1})
+    one, again, other = (fit(small("drums"), songs, config, tmp_path / name, seed=seed, device="cpu").model.state_dict()
+                         for name, seed in (("a", 0), ("b", 0), ("c", 1)))  # fmt: skip
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_the_number_of_workers_changes_nothing(small, songs, tmp_path):
+    one, other = (fit(small("drums"), songs, TrainingConfig(**QUICK | {"workers": workers}), tmp_path / str(workers),
+                      device="cpu").model.state_dict() for workers in (0, 1))  # fmt: skip
+    assert same(one, other)
+
+
+# transfer
+
+
+def test_transfer_trains_the_heads_only(small, songs, tmp_path):
+    base = small("drums")
+    model = train.transfer(base, ("bass", "vocals"))
+    before = state(model)
+    after = fit(model, songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu").model.state_dict()
+    for extractor in ("band_split", "band_sequence"):
+        assert same(part(after, extractor), part(base.state_dict(), extractor))
+    for source in ("bass", "vocals"):
+        changed = part(after, f"heads.{source}")
+        assert not any(torch.equal(value, before[name]) for name, value in changed.items())
+    assert json.loads((tmp_path / "run" / "record.json").read_text())["trainable"] == ["heads"]
+
+
+def test_heads_transferred_together_equal_each_transferred_alone(small, songs, tmp_path):
+    # clipped, so that its scope matters; of very different levels, so that a target may exceed the mixture
+    config = TrainingConfig(**QUICK | {"max_epochs": 1}, clip_grad_norm=0.05, gain_db=30.0)
+    both = train.transfer(small("drums"), ("bass", "vocals"))
+    heads = state(both)
+    together = fit(both, songs, config, tmp_path / "both", device="cpu").model.state_dict()
+    for source in ("bass", "vocals"):
+        single = train.transfer(small("drums"), (source,))
+        single.load_state_dict({name: heads[name] for name in single.state_dict()})
+        alone = fit(single, songs, config, tmp_path / source, device="cpu").model.state_dict()
+        for name, value in part(alone, "heads").items():
+            torch.testing.assert_close(together[name], value, rtol=0, atol=1e-6)
+
+
+# resumption
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(small, songs, tmp_path, steps):
+    config = TrainingConfig(**QUICK | {"max_epochs": 3}, lr_decay=0.5)
+    straight = fit(small("drums"), songs, config, tmp_path / "straight", device="cpu")
+    steps.stop_at = 15 + 8  # the middle of the second epoch of the next run
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(small("drums"), songs, config, tmp_path / "broken", device="cpu")
+    assert not (tmp_path / "broken" / "record.json").exists()
+    resumed = fit(small("drums"), songs, config, tmp_path / "broken", device="cpu")
+    assert steps.count == 15 + 8 + 10  # the first epoch is not done again
+    assert same(resumed.model.state_dict(), straight.model.state_dict())
+    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
+    last = [torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("straight", "broken")]
+    assert same(last[0]["state_dict"], last[1]["state_dict"])
+
+
+def test_a_run_interrupted_before_its_first_epoch_starts_again(small, songs, tmp_path, steps):
+    config = TrainingConfig(**QUICK)
+    straight = fit(small("drums"), songs, config, tmp_path / "straight", device="cpu")
+    steps.stop_at = 10 + 3
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(small("drums"), songs, config, tmp_path / "broken", device="cpu")
+    resumed = fit(small("drums"), songs, config, tmp_path / "broken", device="cpu")
+    assert same(resumed.model.state_dict(), straight.model.state_dict())
+
+
+def test_an_epoch_without_progress_is_not_done_again(small, songs, tmp_path, steps):
+    config = TrainingConfig(**QUICK | {"max_epochs": 3}, lr=STUCK)
+    steps.stop_at = 13  # in the third epoch, of five steps
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    assert len(torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["history"]) == 2
+    history = fit(small("drums"), songs, config, tmp_path / "run", device="cpu").history
+    assert steps.count == 13 + 5
+    assert history["epoch"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("lr", [1e-3, STUCK], ids=["progress", "no progress"])
+def test_a_finished_run_trains_nothing_more(small, songs, tmp_path, steps, lr):
+    config = TrainingConfig(**QUICK, lr=lr)
+    first = fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    steps.count = 0
+    again = fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    assert steps.count == 0
+    assert same(again.model.state_dict(), first.model.state_dict())
+    pd.testing.assert_frame_equal(again.history, first.history)
+
+
+def test_a_run_that_stopped_early_trains_nothing_more(small, songs, tmp_path, steps):
+    config = TrainingConfig(**QUICK | {"max_epochs": 5}, lr=STUCK, patience=1)
+    first = fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    assert len(first.history) == 2  # the first epoch, and one without progress
+    steps.count = 0
+    again = fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    assert steps.count == 0
+    pd.testing.assert_frame_equal(again.history, first.history)
+
+
+@pytest.mark.parametrize(("what", "change"), [
+    ("training", {"config": TrainingConfig(**QUICK, lr=2e-3)}), ("seed", {"seed": 1}), ("trainable", {"frozen": True}),
+    ("model", {"sources": ("bass",)}), ("experiment", {"experiment": "other"}), ("data", {"shorter": True}),
+])  # fmt: skip
+def test_another_run_in_the_same_folder_is_refused(small, songs, tmp_path, steps, what, change):
+    settings = {"sources": ("drums",), "config": TrainingConfig(**QUICK), "seed": 0, "experiment": "base"}
+    steps.stop_at = 1
+
+    def run(sources, config, frozen=False, shorter=False, **details):
+        model = small(*sources).freeze_extractor() if frozen else small(*sources)
+        if shorter:
+            (songs / "test" / "song 1" / "drums.wav").unlink()
+        fit(model, songs, config, tmp_path / "run", device="cpu", **details)
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(**settings)
+    before = (tmp_path / "run" / "settings.json").read_bytes()
+    with pytest.raises(ValueError, match=rf"other settings \({what}\)") as error:
+        run(**settings | change)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "run" / "settings.json").read_bytes() == before
+
+
+def test_an_interrupt_by_the_user_reaches_the_caller(small, songs, tmp_path, steps):
+    steps.stop_at, steps.error = 3, KeyboardInterrupt()
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("batch_size", 0), ("max_epochs", 0), ("lr", 0.0), ("lr", float("nan")), ("lr_decay", -1.0),
+    ("clip_grad_norm", 0.0), ("patience", 0), ("gain_db", -1.0), ("gain_db", float("nan")), ("drop", 1.0),
+    ("drop", -0.1), ("portion", 0.0), ("portion", 1.1), ("workers", -1),
+])  # fmt: skip
+def test_training_config_out_of_range(name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        TrainingConfig(**{name: value})
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta"])
+def test_device_that_is_not_there(name, small, songs, tmp_path):
+    with pytest.raises(ValueError, match="not available here: choose auto or cpu") as error:
+        fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device=name)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_device_that_is_there():
+    assert train.torch_device("cpu") == torch.device("cpu")
+    assert train.torch_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_bad_data_leaves_no_folder(small, songs, tmp_path):
+    (songs / "train" / "song 6" / "vocals.wav").unlink()  # a validation song
+    with pytest.raises(ValueError, match=r"song 6: has no vocals\.wav"):
+        fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_seed_everything_sets_the_initial_weights():
+    drawn = []
+    for seed in (1, 1, 2):
+        train.seed_everything(seed)
+        drawn.append(torch.randn(3))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_a_line_per_epoch_and_nothing_else(small, songs, tmp_path, capsys):
+    assert not sys.stderr.isatty()
+    fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
+    out, err = capsys.readouterr()
+    assert [line.split("loss")[0].split() for line in out.splitlines()] == [
+        ["epoch", "1", "of", "2"], ["epoch", "2", "of", "2"],
+    ]  # fmt: skip
+    assert err == ""
