@@ -202,7 +202,7 @@ class RandomMixes(Dataset):
         self.sources, self.sample_rate, self.chunk, self.seed = tuple(sources), sample_rate, chunk, seed
         self.gain_db, self.drop = gain_db, drop
         self.segments = {stem: [] for stem in STEMS}
-        for track in tqdm(tracks, "listening for active segments", unit="song", delay=2, mininterval=2, leave=False):
+        for track in tqdm(tracks, "finding where stems sound", unit="song", delay=2, leave=False, disable=None):
             for stem in STEMS:
                 found = active_segments(track.read(stem), track.sample_rate)
                 self.segments[stem] += [(track, *segment) for segment in found]
@@ -219,7 +219,8 @@ class RandomMixes(Dataset):
         stems = {stem: self._stem(stem, draw) for stem in STEMS}
         mixture = sum(stems.values())
         targets = torch.stack([stems[source] for source in self.sources])
-        peak = max(float(mixture.abs().max()), float(targets.abs().max()), 1e-8)
+        # of all stems, so that a sample does not depend on which of them are targets
+        peak = max(1e-8, *(float(signal.abs().max()) for signal in (mixture, *stems.values())))
         return mixture / peak, targets / peak
 
     def _stem(self, stem: str, draw: np.random.Generator) -> Tensor:

@@ -405,7 +405,7 @@ def play_vocals(rng: np.random.Generator, score: Score) -> np.ndarray:
 # Songs
 
 PLAYERS = dict(zip(STEMS, (play_drums, play_bass, play_other, play_vocals), strict=True))
-LEVELS = {"drums": -1.5, "bass": -1.5, "other": 0.5, "vocals": 2.5}  # dB; the voice leads, as in most mixes
+LEVELS = {"drums": -1.0, "bass": -2.5, "other": 2.0, "vocals": 1.5}  # dB
 
 
 def _room(rng: np.random.Generator) -> np.ndarray:
@@ -488,7 +488,6 @@ def generate(
     songs = [(index, split) for split, count in zip(SPLITS, (train, test), strict=True) for index in range(count)]
     folders = [Path(split, f"demo-{split}-{index:02d}") for index, split in songs]
     if _holds(out, parameters, folders):
-        tqdm.write(f"{given} already holds these songs")
         return
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{given} holds something other than this demo data: remove it or choose another folder")

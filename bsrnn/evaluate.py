@@ -16,7 +16,7 @@ from bsrnn.separate import separate
 
 def evaluate(
     model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "", experiment: str = "", base_source: str = "",
-    seed: int = 0, progress: bool = True,
+    seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """Separate every song and score every source the model knows.
 
@@ -25,7 +25,6 @@ def evaluate(
         tracks: the songs.
         split: what the songs are, for the table.
         run, experiment, base_source, seed: what the model is, for the table.
-        progress: show a progress bar.
 
     Returns:
         one row per track, source and metric (uSDR, cSDR in dB; NaN where the source is silent).
@@ -33,7 +32,7 @@ def evaluate(
     sources = model.config.sources
     model.eval()
     rows = []
-    for track in tqdm(tracks, f"evaluating {run}", unit="song", delay=2, mininterval=2, disable=not progress):
+    for track in tqdm(tracks, f"evaluating {run}", unit="song", delay=2, disable=None):
         estimates = separate(model, track.read("mixture"), track.sample_rate)
         rows += _rows(track, sources, torch.stack([estimates[source] for source in sources]))
     common = {"run": run, "experiment": experiment, "schema": model.config.schema, "base_source": base_source,

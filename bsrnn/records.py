@@ -142,7 +142,8 @@ def readme_table(name: str, table: pd.DataFrame) -> None:
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, numbers with two decimals."""
     def cell(value):
-        return f"{value:.2f}" if isinstance(value, float) else str(value)
+        # as many decimals as `save_table` keeps, first: the table and its file then round alike
+        return f"{round(value, 4):.2f}" if isinstance(value, float) else str(value)
 
     rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "".join(f"| {' | '.join(cell(value) for value in row)} |\n" for row in rows)
@@ -178,7 +179,8 @@ def provenance() -> dict:
         "commit": _commit(),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
-        "hardware": f"{platform.system()}, {hardware}, {torch.get_num_threads()} threads",
+        "hardware": f"{platform.system()}, {hardware}",
+        "threads": torch.get_num_threads(),
     }
 
 

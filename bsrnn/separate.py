@@ -26,7 +26,7 @@ def separate(
         waveform: (C, L).
         sample_rate: in Hz.
         overlap: how many chunks cover each sample; the hop is the chunk / overlap.
-        progress: show a progress bar.
+        progress: show a progress bar in a terminal.
 
     Returns:
         source -> (C, L), at `sample_rate`.
@@ -60,7 +60,7 @@ def overlap_add(
         song: (C, L).
         size: of a chunk in samples, a multiple of `hop`.
         hop: between the starts of chunks in samples.
-        progress: show a progress bar.
+        progress: show a progress bar in a terminal.
 
     Returns:
         (S, C, L)
@@ -74,7 +74,7 @@ def overlap_add(
     window = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).float()
     weight = song.new_zeros(padded.shape[-1])
     stems = None
-    with tqdm(total=count, unit="chunk", disable=not progress, leave=False, delay=2) as bar:
+    with tqdm(total=count, unit="chunk", disable=None if progress else True, leave=False, delay=2) as bar:
         for first in range(0, count, BATCH):
             for i, result in enumerate(process(chunks[first : first + BATCH]), first):
                 if stems is None:

@@ -1,0 +1,15 @@
+"""nbval executes the notebooks on a copy of the results, so that a test run leaves the committed ones alone."""
+
+import os
+import shutil
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCRATCH = REPOSITORY / "runs" / "nbval"
+
+shutil.rmtree(SCRATCH, ignore_errors=True)
+(SCRATCH / "runs").mkdir(parents=True)
+for folder in ("results", "profiles"):
+    shutil.copytree(REPOSITORY / folder, SCRATCH / folder)
+(SCRATCH / "runs" / "demo-data").symlink_to(REPOSITORY / "runs" / "demo-data")
+os.environ["BSRNN_ROOT"] = str(SCRATCH)
