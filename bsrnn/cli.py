@@ -140,6 +140,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from bsrnn.model import BSRNN
     from bsrnn.train import torch_device
 
+    if args.out.is_dir():
+        raise IsADirectoryError(f"{args.out} is a folder, not a file")
     models = {str(path): BSRNN.from_pretrained(path).to(torch_device(args.device)) for path in args.checkpoint_fp}
     tracks = data.find_tracks(data.find_data(args.musdbhq_location), args.split)
     tables = [evaluate.evaluate(model, tracks, split=args.split, run=name, experiment=name)

@@ -262,6 +262,9 @@ class WholeTracks(Dataset):
 
     def __init__(self, tracks: Sequence[Track], sources: Sequence[str]):
         self.tracks, self.sources = tracks, sources
+        for source in sources:
+            if not any(track.read(source).any() for track in tracks):
+                raise ValueError(f"{source} is silent in all {len(tracks)} songs: nothing to score it on")
 
     def __len__(self) -> int:
         return len(self.tracks)

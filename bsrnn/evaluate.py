@@ -30,6 +30,8 @@ def evaluate(
         one row per track, source and metric (uSDR, cSDR in dB; NaN where the source is silent).
     """
     sources = model.config.sources
+    if unknown := [source for source in sources if source not in STEMS]:
+        raise ValueError(f"the model estimates {unknown[0]!r}, but songs have the stems {', '.join(STEMS)}")
     model.eval()
     rows = []
     for track in tqdm(tracks, f"evaluating {run}", unit="song", delay=2, disable=None):

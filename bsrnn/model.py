@@ -51,8 +51,8 @@ class Config:
         for name in ("sample_rate", "feature_dim", "hidden_dim", "num_blstm_layers", "mlp_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.chunk * self.sample_rate >= 1:
-            raise ValueError(f"chunk must be longer than a sample, not {self.chunk} s")
+        if not 1 <= self.chunk * self.sample_rate < math.inf:
+            raise ValueError(f"chunk must be finite and longer than a sample, not {self.chunk} s")
 
     def bins(self) -> tuple[tuple[int, int], ...]:
         """The half-open bin range of every band."""
@@ -289,7 +289,7 @@ class BSRNN(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-            save_file(self.state_dict(), Path(partial, WEIGHTS))
+            save_file({name: value.cpu() for name, value in self.state_dict().items()}, Path(partial, WEIGHTS))
             Path(partial, CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
             for name in (CONFIG, WEIGHTS):
                 os.replace(Path(partial, name), folder / name)
@@ -313,7 +313,10 @@ class BSRNN(nn.Module):
         names = {field.name for field in fields(Config)}
         if not isinstance(values, dict) or set(values) != names:
             raise ValueError(f"{folder / CONFIG} is of another architecture: it must have {', '.join(sorted(names))}")
-        model = cls(Config(**values))
+        try:
+            model = cls(Config(**values))
+        except TypeError as error:
+            raise ValueError(f"{folder / CONFIG} is of another architecture: {error}") from None
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))
         except SafetensorError as error:

@@ -71,6 +71,8 @@ def run_name(experiment: str, schema: str, sources: Iterable[str], seed: int, ba
 @contextmanager
 def written_whole(path: Path):
     """Yields a path beside `path` to write to, and renames it to `path` at the end: readers see all or nothing."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     # the suffix stays last: writers choose their format by it
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import signal
 import sys
 import time
 import warnings
@@ -40,8 +42,9 @@ class TrainingConfig:
         for name in ("batch_size", "max_epochs", "lr", "lr_decay", "clip_grad_norm", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.gain_db < 0:
-            raise ValueError(f"gain_db must be 0 or more, not {self.gain_db}")
+        for name in ("gain_db", "workers"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop must be at least 0 and below 1, not {self.drop}")
         if not 0 < self.portion <= 1:
@@ -141,7 +144,7 @@ def fit(
     model: BSRNN, dataset: Path, config: TrainingConfig, folder: Path, *, seed: int = 0, device: str = "auto",
     **details,
 ) -> Fitted:  # fmt: skip
-    """Train a model, or go on where a run of the same settings in `folder` stopped.
+    """Train a model, or go on where a run of the same settings in `folder` stopped; a finished one is only loaded.
 
     All parameters that require gradients are trained, for all the model's sources: the heads only, after
     `model.freeze_extractor()`. Writes to `folder`: last.ckpt (everything needed to resume) after every epoch,
@@ -167,35 +170,48 @@ def fit(
         "trainable": sorted({name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}), **details,
     }  # fmt: skip
     _claim(folder, settings)
+    if (folder / "record.json").is_file():
+        return _finished(model, folder)
     module = Module(model, config)
     terminal = sys.stderr.isatty()
-    best = ModelCheckpoint(folder, "best", monitor="validation_usdr", mode="max", save_last=True,
-                           save_on_train_epoch_end=True, enable_version_counter=False)  # fmt: skip
+    saving = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(filename="best", monitor="validation_usdr", mode="max", **saving)
+    last = ModelCheckpoint(filename="last", **saving)  # after `best`, whose state it holds
     trainer = lightning.Trainer(
         accelerator=target.type, devices=[target.index or 0] if target.type == "cuda" else 1,
         max_epochs=config.max_epochs, num_sanity_val_steps=0, use_distributed_sampler=False,
         logger=False, enable_model_summary=False, enable_progress_bar=terminal,
-        callbacks=[best, EarlyStopping("validation_usdr", mode="max", patience=config.patience),
+        callbacks=[EarlyStopping("validation_usdr", mode="max", patience=config.patience), best, last,
                    TQDMProgressBar() if terminal else EpochLines()],
     )  # fmt: skip
     started = time.monotonic()
-    last = folder / "last.ckpt"
-    trainer.fit(
-        module, data.training_loader(mixes, config.batch_size, config.workers),
-        DataLoader(validation, batch_size=None), ckpt_path=last if last.is_file() else None, weights_only=True,
-    )  # fmt: skip
+    resume = folder / "last.ckpt"
+    interrupt = signal.getsignal(signal.SIGINT)
+    model.train()
+    try:
+        trainer.fit(
+            module, data.training_loader(mixes, config.batch_size, config.workers),
+            DataLoader(validation, batch_size=None), ckpt_path=resume if resume.is_file() else None, weights_only=True,
+        )  # fmt: skip
+    except SystemExit:  # what Lightning makes of an interrupt
+        signal.signal(signal.SIGINT, interrupt)
+        raise KeyboardInterrupt from None
     model.load_state_dict(_model_state(folder / "best.ckpt"))
-    model.cpu().eval()
     model.save_pretrained(folder / "model")
-    history = pd.DataFrame(module.history)
+    history = [{name: None if math.isnan(value) else value for name, value in row.items()} for row in module.history]
     records.save_json(folder / "record.json", {
         "run": folder.name, **settings, "parameters": sum(p.numel() for p in model.parameters()),
         "bands": len(model.config.bins()), "songs": {"train": len({t for s in mixes.segments.values() for t, *_ in s}),
                                                      "validation": len(validation)},
-        "seconds": round(time.monotonic() - started, 1), "history": json.loads(history.to_json(orient="records")),
-        **records.provenance(),
+        "seconds": round(time.monotonic() - started, 1), "history": history, **records.provenance(),
     })  # fmt: skip
-    return Fitted(model, history)
+    return _finished(model, folder)
+
+
+def _finished(model: BSRNN, folder: Path) -> Fitted:
+    model.load_state_dict(BSRNN.from_pretrained(folder / "model").state_dict())
+    history = json.loads((folder / "record.json").read_text())["history"]
+    return Fitted(model.cpu().eval(), pd.DataFrame(history))
 
 
 def torch_device(name: str) -> torch.device:
@@ -206,7 +222,9 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"device {name!r} is not available here: choose auto or cpu") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not available here: choose auto or cpu")
     return device
 
 
