@@ -83,10 +83,11 @@ class Module(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch, _):
-        mixture, targets, sample_rate = batch
-        estimates = separate(self.model, mixture.cpu(), sample_rate, overlap=1)
+        mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
+        peak = max(mixture.abs().max(), targets.abs().max())  # as in training, for losses of the same scale
+        mixture, targets = mixture / peak, targets / peak
+        estimates = separate(self.model, mixture, sample_rate, overlap=1)
         estimates = torch.stack(list(estimates.values()))
-        targets = targets.cpu()
         self.track_scores.append(usdr(targets, estimates))
         spectrograms = stft(estimates, self.model.config.n_fft)
         self.track_losses.append(losses.multitask(self.losses(estimates[None], targets[None], spectrograms[None])))
