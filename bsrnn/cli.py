@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data_loader_workers", type=int, default=0, help="processes that read data beside the training")
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
     add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
-    add("--transfer", action="store_true", help="transfer learning from --checkpoint_fp")
+    add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
     add("--resume", action="store_true", help="go on with the run of this name")
     add("--name", required=True, help="of the run; it lies in runs/NAME, its model in runs/NAME/model")
 
@@ -94,6 +94,8 @@ def train(args: argparse.Namespace) -> None:
     from bsrnn.data import STEMS, find_data
     from bsrnn.model import BSRNN, Config
 
+    if Path(args.name).name != args.name:
+        raise ValueError(f"--name {args.name!r} must be a plain name, without folders")
     folder = records.root() / "runs" / args.name
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")

@@ -305,6 +305,7 @@ BAD_INPUT = {
     "transfer, unknown source": ([*TRANSFER, "--part", "guitar"], nothing, "unknown source 'guitar'"),
     "train, odd n_fft": ([*TRAIN, "--n_fft", "513"], nothing, "n_fft"),
     "train, no epoch": ([*TRAIN, "--max_epochs", "0"], nothing, "max_epochs"),
+    "train, name elsewhere": ([*TRAIN, "--name", "../elsewhere"], nothing, "must be a plain name"),
     "train, portion": ([*TRAIN, "--portion", "2"], nothing, "portion"),
     "train, negative workers": ([*TRAIN, "--data_loader_workers", "-1"], nothing, "workers"),
     "train, endless chunk": ([*TRAIN, "--chunk_size_in_seconds", "inf"], nothing, "chunk"),
