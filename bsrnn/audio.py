@@ -1,12 +1,13 @@
 """Waveforms: read, write, resample, normalize. A waveform is a float tensor (C, L), full scale 1."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import soundfile
 import torch
 from torch import Tensor
-from torchaudio.functional import resample as _resample
+from torchaudio.transforms import Resample
 
 from bsrnn.records import written_whole
 
@@ -58,7 +59,10 @@ def write(path: str | os.PathLike, waveform: Tensor, sample_rate: int) -> None:
 
 def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
     """Resample (..., L) from one rate in Hz to another by torchaudio's windowed sinc interpolation."""
-    return waveform if source_rate == target_rate else _resample(waveform, source_rate, target_rate)
+    return waveform if source_rate == target_rate else _resampler(source_rate, target_rate)(waveform)
+
+
+_resampler = lru_cache(Resample)  # making the filter takes as long as applying it to a second of sound
 
 
 def normalization_gain(waveform: Tensor) -> float:

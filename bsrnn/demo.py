@@ -459,7 +459,7 @@ def _write_song(folder: Path, *which) -> None:
 
 
 def generate(
-    out: Path, train: int = 30, test: int = 8, seconds: float = 12.0, seed: int = 0, workers: int | None = None
+    out: Path, train: int = 24, test: int = 6, seconds: float = 12.0, seed: int = 0, workers: int | None = None
 ) -> None:
     """Writes the data set: OUT/{train,test}/<song>/{mixture,drums,bass,other,vocals}.wav, 44.1 kHz, 16 bits, stereo.
 
