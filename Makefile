@@ -32,7 +32,7 @@ help:
 	touch $@
 
 reproduce: .venv/ready
-	snakemake --cores $(JOBS) --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)')
+	snakemake --cores $(JOBS) --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)')
 
 figures: .venv/ready
 	mkdir -p runs
