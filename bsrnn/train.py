@@ -129,6 +129,10 @@ class Module(lightning.LightningModule):
 class EpochLines(Callback):
     """A line per epoch: progress for notebooks and logs, where a bar would be redrawn in vain."""
 
+    def on_train_start(self, trainer, module):
+        if module.history:
+            print(f"going on after epoch {len(module.history)}", flush=True)
+
     def on_train_epoch_end(self, trainer, module):
         row = module.history[-1]
         print(f"epoch {row['epoch'] + 1:3d} of {trainer.max_epochs}   loss {row['train_loss']:.4f}   "

@@ -299,3 +299,14 @@ def test_a_line_per_epoch_and_nothing_else(small, songs, tmp_path, capsys):
         ["epoch", "1", "of", "2"], ["epoch", "2", "of", "2"],
     ]  # fmt: skip
     assert err == ""
+
+
+def test_a_resumed_run_says_so(small, songs, tmp_path, steps, capsys):
+    steps.stop_at = 8  # in the second epoch
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
+    capsys.readouterr()
+    fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "going on after epoch 1"
+    assert [line[:11] for line in lines[1:]] == ["epoch   2 o"]
