@@ -46,7 +46,6 @@ lab: .venv/ready
 	jupyter lab notebooks
 
 notebooks: .venv/ready
-	rm -rf runs/demo/base-generic-drums-0 runs/demo/transfer-generic-* runs/demo/multitask-generic-*
 	for notebook in notebooks/*.ipynb; do \
 		OMP_NUM_THREADS=1 papermill --cwd . --no-progress-bar --log-level WARNING $$notebook $$notebook || exit 1; \
 	done

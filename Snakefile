@@ -101,6 +101,7 @@ rule multitask:
         multitask,
     params:
         sources=yaml_list(GRID["multitask"]),
+    priority: 2  # the longest first: no core idles at the end
     shell:
         "{WITH_PROFILE} -p schema {wildcards.schema} -p seed {wildcards.seed} -y 'sources: {params.sources}'"
         " notebooks/04_multitask_learning.ipynb {output}"

@@ -405,7 +405,7 @@ def play_vocals(rng: np.random.Generator, score: Score) -> np.ndarray:
 # Songs
 
 PLAYERS = dict(zip(STEMS, (play_drums, play_bass, play_other, play_vocals), strict=True))
-LEVELS = {"drums": -1.0, "bass": -2.5, "other": 2.0, "vocals": 1.5}  # dB
+LEVELS = {"drums": -1.5, "bass": -2.5, "other": 2.2, "vocals": 2.2}  # dB
 
 
 def _room(rng: np.random.Generator) -> np.ndarray:

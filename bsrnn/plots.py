@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullLocator
+from scipy.signal import stft
 
 from bsrnn.bands import A4, HEARING, BandSchema
 from bsrnn.metrics import bootstrap_interval
@@ -377,7 +378,8 @@ def spectrograms(signals: Mapping[str, np.ndarray], sample_rate: int) -> Figure:
     hop = max(n_fft // 8, max(np.shape(signal)[-1] for signal in signals.values()) // 800)
     powers = {}
     for name, signal in signals.items():
-        spectrum = librosa.stft(np.atleast_2d(np.asarray(signal, dtype=np.float32)), n_fft=n_fft, hop_length=hop)
+        # scipy's, because librosa's first transform takes many seconds to load a compiler
+        spectrum = stft(np.atleast_2d(signal), nperseg=n_fft, noverlap=n_fft - hop)[2]
         powers[name] = (np.abs(spectrum) ** 2).mean(axis=0)  # (F, T)
     loudest = max(power.max() for power in powers.values()) or 1.0
 

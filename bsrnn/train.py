@@ -134,8 +134,11 @@ class EpochLines(Callback):
             print(f"going on after epoch {len(module.history)}", flush=True)
 
     def on_train_epoch_end(self, trainer, module):
-        row = module.history[-1]
-        print(f"epoch {row['epoch'] + 1:3d} of {trainer.max_epochs}   loss {row['train_loss']:.4f}   "
+        self.write(module.history[-1], trainer.max_epochs)
+
+    @staticmethod
+    def write(row, epochs):
+        print(f"epoch {row['epoch'] + 1:3d} of {epochs}   loss {row['train_loss']:.4f}   "
               f"validation uSDR {row['validation_usdr']:6.2f} dB", flush=True)  # fmt: skip
 
 
@@ -176,7 +179,11 @@ def fit(
     }  # fmt: skip
     _claim(folder, settings)
     if (folder / "record.json").is_file():
-        return _finished(model, folder)
+        fitted = _finished(model, folder)
+        print(f"{folder.name} was trained before: loaded, with the history of its training")
+        for row in fitted.history.to_dict("records"):
+            EpochLines.write(row, config.max_epochs)
+        return fitted
     module = Module(model, config)
     terminal = sys.stderr.isatty()
     saving = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
