@@ -12,12 +12,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 RUN_NOTEBOOK = papermill --cwd . --no-progress-bar --log-level WARNING -p profile $(PROFILE)
 
-.PHONY: reproduce test lab figures notebooks lock clean help
+.PHONY: reproduce test lab figures benchmark notebooks lock clean help
 
 help:
 	@echo 'make reproduce [PROFILE=demo] [DATA=folder] [JOBS=n]   every experiment, table and figure of a profile'
 	@echo 'make figures   [PROFILE=demo]                          the figures again, from the tables in results/'
 	@echo 'make test                                              all tests, the notebooks among them'
+	@echo 'make benchmark                                         speed and memory, beside a plain version of the model'
 	@echo 'make lab                                               JupyterLab'
 	@echo 'make notebooks                                         execute the notebooks in place, as they are committed'
 	@echo 'make lock                                              resolve requirements.lock anew'
@@ -41,6 +42,9 @@ figures: .venv/ready
 
 test: .venv/ready
 	pytest
+
+benchmark: .venv/ready
+	python benchmarks/benchmark.py
 
 lab: .venv/ready
 	jupyter lab notebooks

@@ -58,8 +58,11 @@ def write(path: str | os.PathLike, waveform: Tensor, sample_rate: int) -> None:
 
 
 def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
-    """Resample (..., L) from one rate in Hz to another by torchaudio's windowed sinc interpolation."""
-    return waveform if source_rate == target_rate else _resampler(source_rate, target_rate)(waveform)
+    """Resample (..., L) from one rate in Hz to another by torchaudio's windowed sinc interpolation, in float32."""
+    if source_rate == target_rate:
+        return waveform
+    with torch.autocast(waveform.device.type, enabled=False):
+        return _resampler(source_rate, target_rate)(waveform)
 
 
 _resampler = lru_cache(Resample)  # making the filter takes as long as applying it to a second of sound

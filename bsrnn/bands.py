@@ -8,10 +8,11 @@ generic schema is spaced evenly on the note axis and is this project's proposal.
 import math
 import re
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 A4 = 440.0  # Hz, the reference of equal temperament
 HEARING = (20.0, 20_000.0)  # Hz, the range the generic schema covers
+BIN_CONVENTIONS = ("centre", "floor")
 
 
 @dataclass(frozen=True)
@@ -30,22 +31,30 @@ class BandSchema:
         if not all(0 < low < high for low, high in pairwise(self.edges)):
             raise ValueError(f"band schema {self.name!r}: edges must be positive and ascending")
 
-    def bins(self, sample_rate: int, n_fft: int) -> tuple[tuple[int, int], ...]:
+    def bins(self, sample_rate: int, n_fft: int, convention: str = "centre") -> tuple[tuple[int, int], ...]:
         """Half-open bin ranges, one per band, that partition [0, n_fft // 2 + 1).
 
-        A bin belongs to the band in which its centre frequency lies. Bands that hold no bin (narrower than the
-        STFT's resolution, or above Nyquist) vanish, so there can be fewer ranges than bands.
-        The paper does not say how Hz become bins; our choice.
+        The paper does not say how Hz become bins, so there are two conventions. Bands that hold no bin (narrower than
+        the STFT's resolution, or above Nyquist) vanish, so there can be fewer ranges than bands.
 
         Args:
             sample_rate: in Hz.
             n_fft: FFT size in samples.
+            convention: "centre", our choice: a bin belongs to the band in which its centre frequency lies. "floor", the
+                authors' public code: a band of W Hz has floor(W / Nyquist * F) of the F bins, and the last has the rest;
+                edges then drift downwards, V7's last one from 20 to 19.6 kHz at 44.1 kHz and 2048.
         """
         if sample_rate <= 0 or n_fft < 2:
             raise ValueError(f"sample rate {sample_rate} Hz and FFT size {n_fft} must be at least 1 and 2")
         count = n_fft // 2 + 1
-        # the first bin at or above each edge; the tolerance keeps an edge that is a bin's centre from rounding up
-        cuts = (math.ceil(edge * n_fft / sample_rate - 1e-9) for edge in self.edges)
+        # the tolerance keeps what is a whole number of bins from being rounded past it
+        if convention == "centre":
+            cuts = [math.ceil(edge * n_fft / sample_rate - 1e-9) for edge in self.edges]
+        elif convention == "floor":
+            widths = (high - low for low, high in pairwise((0.0, *self.edges)))
+            cuts = accumulate(math.floor(width * 2 * count / sample_rate + 1e-9) for width in widths)
+        else:
+            raise ValueError(f"unknown bin convention {convention!r}: choose from {', '.join(BIN_CONVENTIONS)}")
         bounds = sorted({0, count, *(cut for cut in cuts if cut < count)})
         return tuple(pairwise(bounds))
 

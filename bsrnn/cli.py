@@ -8,7 +8,7 @@ from pathlib import Path
 EXIT_USER_ERROR = 2
 
 DATA_HELP = "folder with train/ and test/ as MUSDB18-HQ has them, or demo: songs that are generated"
-REDUCED = {"feature_dim": 32, "hidden_dim": 32, "num_blstm_layers": 4, "mlp_dim": 64}
+BF16_HELP = "compute matrix products in bfloat16, on devices that have it"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and samples; -1: random (default: %(default)s)")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,infer,evaluate,demo-data}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,infer,evaluate,info,demo-data}")
 
     def command(name, function, text):
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
@@ -37,14 +37,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--num_blstm_layers", type=int, default=12, help="pairs of BLSTMs, one along time and one along bands")
     add("--mlp_dim", type=int, default=512, help="hidden units of the mask estimation")
     add("--batch_size", type=int, default=2, help="samples in a batch")
-    add("--reduce_size", action="store_true", help="a small model in place of the four sizes above: "
-        + ", ".join(f"{name} {value}" for name, value in REDUCED.items()))  # fmt: skip
+    add("--reduce_size", action="store_true", help="a small model: feature_dim, hidden_dim, num_blstm_layers and "
+        "mlp_dim of `bsrnn info small`")  # fmt: skip
+    add("--config", help="a model by name, such as paper-vocals, in place of all of the above but --batch_size; "
+        "`bsrnn info` lists them")  # fmt: skip
     add("--part", action="append", help="source to estimate: drums, bass, other or vocals; repeat for several; "
-        "none means all four (multi-task)")  # fmt: skip
+        "none means all four (multi-task), or those of --config")  # fmt: skip
     add("--portion", type=float, default=1.0, help="share of the training songs to use, 0 to 1")
     add("--clip_grad_norm", type=float, default=5.0, help="largest norm of the gradient")
     add("--max_epochs", type=int, default=100, help="passes over the training songs")
     add("--lr", type=float, default=1e-3, help="learning rate of Adam, multiplied by 0.98 every two epochs")
+    add("--bf16", action="store_true", help=BF16_HELP)
     add("--data_loader_workers", type=int, default=0, help="processes that read data beside the training")
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
     add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
@@ -56,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--checkpoint_fp", type=Path, required=True, help="model folder")
     add("--input", type=Path, required=True, help="song: wav, flac, ogg or mp3")
     add("--out", type=Path, required=True, help="folder that gets one wav file per source")
+    add("--bf16", action="store_true", help=BF16_HELP)
 
     add = command("evaluate", evaluate, "score models on the songs of a split")
     add("--checkpoint_fp", type=Path, action="append", default=[], help="model folder; repeat for several; "
@@ -63,6 +67,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
     add("--split", choices=("train", "validation", "test"), default="test", help="which songs")
     add("--out", type=Path, required=True, help="CSV file that gets one row per song, source and metric")
+    add("--bf16", action="store_true", help=BF16_HELP)
+
+    add = command("info", info, "show a model's bands, parameters and cost")
+    add("model", nargs="?", help="a model's name or folder; none lists the names")
 
     add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
     add("out", type=Path, help="folder to make")
@@ -90,7 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from bsrnn import records, train
+    from bsrnn.configs import CONFIGS, named_config
     from bsrnn.data import STEMS, find_data
     from bsrnn.model import BSRNN, Config
 
@@ -107,15 +118,19 @@ def train(args: argparse.Namespace) -> None:
     train.seed_everything(args.seed)
     if args.transfer:
         model = train.transfer(BSRNN.from_pretrained(args.checkpoint_fp), sources)
+    elif args.config:
+        config = named_config(args.config)
+        model = BSRNN(replace(config, sources=sources) if args.part else config)
     else:
         sizes = {"feature_dim": args.feature_dim, "hidden_dim": args.hidden_dim or 2 * args.feature_dim,
                  "num_blstm_layers": args.num_blstm_layers, "mlp_dim": args.mlp_dim}  # fmt: skip
+        if args.reduce_size:
+            sizes = {name: getattr(CONFIGS["small"], name) for name in sizes}
         schema = args.schema or ("generic" if args.generic_bands == "Y" else "v7")
-        model = BSRNN(Config(sources, schema, args.sample_rate, args.n_fft, args.chunk_size_in_seconds,
-                             **(REDUCED if args.reduce_size else sizes)))
+        model = BSRNN(Config(sources, schema, args.sample_rate, args.n_fft, args.chunk_size_in_seconds, **sizes))
     config = train.TrainingConfig(
         batch_size=args.batch_size, max_epochs=args.max_epochs, lr=args.lr,
-        clip_grad_norm=args.clip_grad_norm, portion=args.portion, workers=args.data_loader_workers,
+        clip_grad_norm=args.clip_grad_norm, portion=args.portion, bf16=args.bf16, workers=args.data_loader_workers,
     )  # fmt: skip
     train.fit(model, find_data(args.musdbhq_location), config, folder, seed=args.seed, device=args.device)
     print(f"model: {folder / 'model'}")
@@ -123,14 +138,17 @@ def train(args: argparse.Namespace) -> None:
 
 def infer(args: argparse.Namespace) -> None:
     from bsrnn import audio, separate
+    from bsrnn.devices import autocast, torch_device
     from bsrnn.model import BSRNN
-    from bsrnn.train import torch_device
 
-    model = BSRNN.from_pretrained(args.checkpoint_fp).to(torch_device(args.device))
+    device = torch_device(args.device)
+    model = BSRNN.from_pretrained(args.checkpoint_fp).to(device)
     song, sample_rate = audio.read(args.input)
     if args.out.exists() and not args.out.is_dir():
         raise NotADirectoryError(f"{args.out} is a file, not a folder")
-    for source, stem in separate.separate(model, song, sample_rate, progress=True).items():
+    with autocast(device, args.bf16):
+        stems = separate.separate(model, song, sample_rate, progress=True)
+    for source, stem in stems.items():
         audio.write(args.out / f"{source}.wav", stem, sample_rate)
         print(args.out / f"{source}.wav")
 
@@ -139,18 +157,31 @@ def evaluate(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from bsrnn import data, evaluate, records
+    from bsrnn.devices import autocast, torch_device
     from bsrnn.model import BSRNN
-    from bsrnn.train import torch_device
 
     if args.out.is_dir():
         raise IsADirectoryError(f"{args.out} is a folder, not a file")
-    models = {str(path): BSRNN.from_pretrained(path).to(torch_device(args.device)) for path in args.checkpoint_fp}
+    device = torch_device(args.device)
+    models = {str(path): BSRNN.from_pretrained(path).to(device) for path in args.checkpoint_fp}
     tracks = data.find_tracks(data.find_data(args.musdbhq_location), args.split)
-    tables = [evaluate.evaluate(model, tracks, split=args.split, run=name, experiment=name)
-              for name, model in models.items()]  # fmt: skip
+    with autocast(device, args.bf16):
+        tables = [evaluate.evaluate(model, tracks, split=args.split, run=name, experiment=name)
+                  for name, model in models.items()]  # fmt: skip
     table = pd.concat(tables) if tables else evaluate.baselines(tracks, args.split)
     records.save_table(args.out, table)
     print(evaluate.summary(table).to_string(index=False, float_format="%.2f"))
+
+
+def info(args: argparse.Namespace) -> None:
+    from bsrnn import configs
+    from bsrnn.model import Config
+
+    if args.model is None:
+        print("\n".join(configs.CONFIGS))
+    else:
+        folder = Path(args.model).is_dir()
+        print(configs.describe(Config.load(args.model) if folder else configs.named_config(args.model)))
 
 
 def demo_data(args: argparse.Namespace) -> None:

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from bsrnn.bands import band_schema
 from bsrnn.spectral import standardize
 
-EPS = 1e-5  # of all norms; not in the paper, torch's default
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a model. The defaults are the paper's (section IV-A4), with the generic schema."""
+    """Everything that defines a model. The sizes are the paper's (section IV-A4), the rest is this project's choice;
+    `configs.CONFIGS` holds the models of the paper and of its authors' later code."""
 
     sources: tuple[str, ...] = ("vocals",)  # what the heads estimate
     schema: str = "generic"  # band schema by name, see bands.py
@@ -40,7 +40,11 @@ class Config:
     feature_dim: int = 128  # N
     hidden_dim: int = 256  # of each LSTM direction
     num_blstm_layers: int = 12  # pairs of BLSTMs, one along time and one along bands
-    mlp_dim: int = 512  # hidden units of the mask estimation
+    mlp_dim: int = 512  # units of each hidden layer of the mask estimation
+    mlp_layers: int = 1  # hidden layers of the mask estimation; 2 in the authors' later code
+    bin_convention: str = "centre"  # how Hz become bins, see bands.py; "floor" in the authors' code
+    standardize: bool = True  # show the network a standardized spectrogram (Refined BSRNN) or the plain one (the paper)
+    eps: float = 1e-5  # of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code
 
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))
@@ -48,15 +52,40 @@ class Config:
             raise ValueError(f"sources must be one or more different names, not {list(self.sources)}")
         if self.n_fft < 4 or self.n_fft % 4:
             raise ValueError(f"n_fft must be a positive multiple of 4, not {self.n_fft}")
-        for name in ("sample_rate", "feature_dim", "hidden_dim", "num_blstm_layers", "mlp_dim"):
+        for name in ("sample_rate", "feature_dim", "hidden_dim", "num_blstm_layers", "mlp_dim", "mlp_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 1 <= self.chunk * self.sample_rate < math.inf:
             raise ValueError(f"chunk must be finite and longer than a sample, not {self.chunk} s")
+        if not 0 < self.eps < 1:
+            raise ValueError(f"eps must be between 0 and 1, not {self.eps}")
 
     def bins(self) -> tuple[tuple[int, int], ...]:
         """The half-open bin range of every band."""
-        return band_schema(self.schema).bins(self.sample_rate, self.n_fft)
+        return band_schema(self.schema).bins(self.sample_rate, self.n_fft, self.bin_convention)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> "Config":
+        """Read the configuration of the model in a folder, as `BSRNN.save_pretrained` wrote it.
+
+        Raises:
+            FileNotFoundError: the folder has none.
+            ValueError: it is damaged, or of another architecture.
+        """
+        file = Path(folder, CONFIG)
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} is not a model folder: it has no {CONFIG}")
+        try:
+            values = json.loads(file.read_text())
+        except ValueError:
+            raise ValueError(f"{file} is not JSON") from None
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or not {"sources", "schema"} <= set(values) <= names:
+            raise ValueError(f"{file} is of another architecture: a model is told by {', '.join(sorted(names))}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"{file} is of another architecture: {error}") from None
 
 
 class BandGroups(nn.Module):
@@ -72,27 +101,32 @@ class BandGroups(nn.Module):
         bins = list(bins)
         self.num_bins = bins[-1][1]
         widths = [1 << (stop - start - 1).bit_length() for start, stop in bins]
-        self.count = len(set(widths))
-        order, packed = [], []
-        for group, width in enumerate(sorted(set(widths))):
-            members = [k for k, other in enumerate(widths) if other == width]
-            rows = [[f if f < bins[k][1] else self.num_bins for f in range(bins[k][0], bins[k][0] + width)]
-                    for k in members]  # fmt: skip
-            order += members
-            packed += [f for row in rows for f in row]
-            self._index(f"bands_{group}", members)
+        self.shapes = [(widths.count(width), width) for width in sorted(set(widths))]  # (bands, P) of each group
+        order = sorted(range(len(bins)), key=widths.__getitem__)
+        packed = []
+        for group, (_, width) in enumerate(self.shapes):
+            rows = [f if f < bins[k][1] else self.num_bins
+                    for k in order if widths[k] == width for f in range(bins[k][0], bins[k][0] + width)]  # fmt: skip
+            packed += rows
             self._index(f"bins_{group}", rows)
-        self._index("band_order", _inverse(order))  # where band k is when the groups are concatenated
-        self._index("bin_order", _inverse(packed)[: self.num_bins])  # where bin f is, likewise
+        self._index("order", order)  # the bands, group after group
+        self._index("band_place", _inverse(order))  # where band k is in that order
+        self._index("bin_place", _inverse(packed)[: self.num_bins])  # where bin f is in the groups, one after the other
         self._index("band_of_bin", [k for k, (start, stop) in enumerate(bins) for _ in range(start, stop)])
         self._index("widths", [stop - start for start, stop in bins])
 
     def _index(self, name, values):
         self.register_buffer(name, torch.tensor(values), persistent=False)
 
-    def __iter__(self):
-        """Per group: its bands (k,) and the bins of each (k, P)."""
-        return ((getattr(self, f"bands_{g}"), getattr(self, f"bins_{g}")) for g in range(self.count))
+    def pack(self, x: Tensor) -> list[Tensor]:
+        """Bins (F, ...) to the groups' rectangles (k, P, ...), padded with zeros."""
+        padded = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
+        return [padded.index_select(0, getattr(self, f"bins_{group}")).unflatten(0, shape)
+                for group, shape in enumerate(self.shapes)]  # fmt: skip
+
+    def unpack(self, groups: Iterable[Tensor]) -> Tensor:
+        """The groups' rectangles (k, P, ...) to bins (F, ...), without the padding."""
+        return torch.cat([group.flatten(0, 1) for group in groups]).index_select(0, self.bin_place)
 
 
 def _inverse(order: list[int]) -> list[int]:
@@ -109,15 +143,18 @@ class BandSplit(nn.Module):
     """Each band of the spectrogram -> norm -> linear -> N features (section III-A).
 
     The norm is a group norm with one group, over the band's bins, real and imaginary parts and all frames, with one
-    gain and bias per bin and part: the paper says "layer norm", the authors' public code does this.
+    gain and bias per bin and part: the paper says "layer norm", the authors' public code does this. The linear layer
+    sees real and imaginary parts side by side, as in the paper.
 
     Args:
         bins: half-open bin range of each band.
         feature_dim: N.
+        eps: of the norm.
     """
 
-    def __init__(self, bins: Iterable[tuple[int, int]], feature_dim: int):
+    def __init__(self, bins: Iterable[tuple[int, int]], feature_dim: int, eps: float):
         super().__init__()
+        self.eps = eps
         self.groups = BandGroups(bins)
         num_bins, widths = self.groups.num_bins, self.groups.widths
         bound = (2 * widths).rsqrt()
@@ -131,50 +168,57 @@ class BandSplit(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         """(B, F, T) complex -> (T, K, B, N)."""
-        x = torch.view_as_real(spectrogram).permute(2, 0, 1, 3)  # (T, B, F, 2)
-        x = self._normalize(x)
-        x = nn.functional.pad(x, (0, 0, 0, 1))  # bin F of zeros
-        weight = nn.functional.pad(self.weight, (0, 0, 0, 0, 0, 1))
-        frames, batch = x.shape[:2]
-        features = []
-        for _, bins in self.groups:
-            grouped = x[:, :, bins].flatten(3).permute(2, 0, 1, 3).flatten(1, 2)  # (k, T * B, 2P)
-            features.append(torch.bmm(grouped, weight[bins].flatten(1, 2)))  # (k, T * B, N)
-        features = torch.cat(features)[self.groups.band_order] + self.bias[:, None]
-        return features.unflatten(1, (frames, batch)).transpose(0, 1)
+        batch = len(spectrogram)
+        x = self._normalize(torch.view_as_real(spectrogram).permute(1, 3, 0, 2).contiguous())  # (F, 2, B, T)
+        features = [torch.bmm(x.flatten(1, 2).flatten(2).transpose(1, 2), weight.flatten(1, 2))  # (k, B * T, N)
+                    for x, weight in zip(self.groups.pack(x), self.groups.pack(self.weight), strict=True)]  # fmt: skip
+        features = torch.cat(features).index_select(0, self.groups.band_place) + self.bias[:, None]
+        return features.unflatten(1, (batch, -1)).permute(2, 0, 1, 3)
 
     def _normalize(self, x: Tensor) -> Tensor:
-        band_of_bin = self.groups.band_of_bin
-        count = 2 * self.groups.widths * x.shape[0]
+        band_of_bin, widths = self.groups.band_of_bin, self.groups.widths
 
-        def band_mean(values):  # (T, B, F, 2) -> (B, F): the mean over the band each bin lies in
-            sums = values.new_zeros(values.shape[1], len(count)).index_add(1, band_of_bin, values.sum((0, 3)))
-            return (sums / count)[:, band_of_bin]
+        def band_mean(x):  # (F, 2, B, T) -> (F, 1, B, 1): the mean over the band each bin lies in
+            of_bins = x.mean(3).mean(1)
+            sums = of_bins.new_zeros(len(widths), x.shape[2]).index_add(0, band_of_bin, of_bins)
+            return (sums / widths[:, None]).index_select(0, band_of_bin)[:, None, :, None]
 
-        x = x - band_mean(x)[..., None]
-        x = x * (band_mean(x.square()) + EPS).rsqrt()[..., None]
-        return x * self.norm_weight + self.norm_bias
+        x = x - band_mean(x)
+        scale = (band_mean(x.square()) + self.eps).rsqrt() * self.norm_weight[..., None, None]
+        return torch.addcmul(self.norm_bias[..., None, None], x, scale)
 
 
 class SequenceNorm(nn.Module):
-    """Group norm with one group, over the sequence (first axis) and the features (last), as in the authors' code."""
+    """Group norm with one group, over the sequence (first axis) and the features (last), with one gain and bias per
+    feature: "group norm" in the paper, these axes in the authors' code.
 
-    def __init__(self, *shape: int):
+    Args:
+        shape: of gain and bias: the features last, after axes of 1 for those that share them.
+        eps: added to the variance.
+    """
+
+    def __init__(self, *shape: int, eps: float):
         super().__init__()
+        self.eps = eps
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, (0, -1), correction=0, keepdim=True)
-        return (x - mean) * (variance + EPS).rsqrt() * self.weight + self.bias
+        # two means in a row are several times faster on CPUs than one over both axes, or torch.var_mean
+        x = x - x.mean(-1, keepdim=True).mean(0, keepdim=True)
+        variance = x.square().mean(-1, keepdim=True).mean(0, keepdim=True)
+        return torch.addcmul(self.bias, x, (variance + self.eps).rsqrt() * self.weight)
 
 
 class ResidualRNN(nn.Module):
-    """Norm -> BLSTM -> linear, plus the input (section III-B), along the first axis of (sequence, ..., N)."""
+    """Norm -> BLSTM -> linear, plus the input (section III-B), along the first axis of (sequence, ..., N).
 
-    def __init__(self, feature_dim: int, hidden_dim: int):
+    One layer, bidirectional, no dropout; the linear layer joins both directions.
+    """
+
+    def __init__(self, feature_dim: int, hidden_dim: int, eps: float):
         super().__init__()
-        self.norm = SequenceNorm(feature_dim)
+        self.norm = SequenceNorm(feature_dim, eps=eps)
         self.rnn = nn.LSTM(feature_dim, hidden_dim, bidirectional=True)
         self.linear = nn.Linear(2 * hidden_dim, feature_dim)
 
@@ -184,12 +228,13 @@ class ResidualRNN(nn.Module):
 
 
 class BandSequence(nn.Module):
-    """Alternating RNNs along time, with weights shared by all bands, and along bands, shared by all frames."""
+    """Alternating RNNs along time, with weights shared by all bands, and along bands, shared by all frames (section
+    III-B); time comes first, as in the paper."""
 
-    def __init__(self, feature_dim: int, hidden_dim: int, num_blstm_layers: int):
+    def __init__(self, feature_dim: int, hidden_dim: int, num_blstm_layers: int, eps: float):
         super().__init__()
-        self.time = nn.ModuleList(ResidualRNN(feature_dim, hidden_dim) for _ in range(num_blstm_layers))
-        self.band = nn.ModuleList(ResidualRNN(feature_dim, hidden_dim) for _ in range(num_blstm_layers))
+        self.time = nn.ModuleList(ResidualRNN(feature_dim, hidden_dim, eps) for _ in range(num_blstm_layers))
+        self.band = nn.ModuleList(ResidualRNN(feature_dim, hidden_dim, eps) for _ in range(num_blstm_layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, N) -> (T, K, B, N)."""
@@ -199,40 +244,63 @@ class BandSequence(nn.Module):
         return x
 
 
-class MaskEstimation(nn.Module):
-    """Features of each band -> norm -> linear, tanh, linear, GLU -> complex mask of the band's bins (section III-C).
+class BandLinear(nn.Module):
+    """A linear layer of its own for each band."""
 
-    GLU layout, our choice: per bin two values (real, imaginary), then their two gates.
+    def __init__(self, num_bands: int, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = _uniform(num_bands, in_features, out_features, fan_in=in_features)
+        self.bias = _uniform(num_bands, out_features, fan_in=in_features)
+
+    def forward(self, x: Tensor, order: Tensor) -> Tensor:
+        """(K, rows, in) -> (K, rows, out), the bands in the given order."""
+        return torch.baddbmm(self.bias.index_select(0, order)[:, None], x, self.weight.index_select(0, order))
+
+
+class MaskEstimation(nn.Module):
+    """Features of each band -> norm -> MLP with tanh -> GLU -> complex mask of the band's bins (section III-C).
+
+    The norm is that of the RNNs, with a gain and bias per band. The GLU has no activation but its gate. Its layout is
+    our choice: per bin two values (real, imaginary), then their two gates.
 
     Args:
         bins: half-open bin range of each band.
         feature_dim: N.
-        mlp_dim: hidden units.
+        mlp_dim: units of a hidden layer.
+        mlp_layers: hidden layers: one in the paper's text, two in the authors' later code.
+        eps: of the norm.
     """
 
-    def __init__(self, bins: Iterable[tuple[int, int]], feature_dim: int, mlp_dim: int):
+    def __init__(self, bins: Iterable[tuple[int, int]], feature_dim: int, mlp_dim: int, mlp_layers: int, eps: float):
         super().__init__()
         self.groups = BandGroups(bins)
         num_bins, num_bands = self.groups.num_bins, len(self.groups.widths)
-        self.norm = SequenceNorm(num_bands, 1, feature_dim)
-        self.hidden_weight = _uniform(num_bands, feature_dim, mlp_dim, fan_in=feature_dim)
-        self.hidden_bias = _uniform(num_bands, mlp_dim, fan_in=feature_dim)
+        self.norm = SequenceNorm(num_bands, 1, feature_dim, eps=eps)
+        inputs = [feature_dim] + [mlp_dim] * (mlp_layers - 1)
+        self.hidden = nn.ModuleList(BandLinear(num_bands, size, mlp_dim) for size in inputs)
         self.mask_weight = _uniform(num_bins, 4, mlp_dim, fan_in=mlp_dim)
         self.mask_bias = _uniform(num_bins, 4, fan_in=mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, N) -> (B, F, T) complex."""
         frames, _, batch, _ = x.shape
-        x = self.norm(x).transpose(0, 1).flatten(1, 2)  # (K, T * B, N)
-        hidden = torch.tanh(torch.baddbmm(self.hidden_bias[:, None], x, self.hidden_weight))
-        weight = nn.functional.pad(self.mask_weight, (0, 0, 0, 0, 0, 1))
-        values = []
-        for bands, bins in self.groups:
-            grouped = torch.bmm(weight[bins].flatten(1, 2), hidden[bands].transpose(1, 2))  # (k, 4P, T * B)
-            values.append(grouped.view(-1, 4, frames, batch))
-        values = torch.cat(values)[self.groups.bin_order] + self.mask_bias[..., None, None]  # (F, 4, T, B)
-        mask = nn.functional.glu(values.float(), dim=1)
-        return torch.complex(mask[:, 0], mask[:, 1]).permute(2, 0, 1)
+        order = self.groups.order
+        x = self.norm(x).permute(1, 2, 0, 3).index_select(0, order).flatten(1, 2)  # (K, B * T, N)
+        for hidden in self.hidden:
+            x = torch.tanh(hidden(x, order))
+        rows = x.split([count for count, _ in self.groups.shapes])
+        mask = self.groups.unpack(
+            self._gated(*group) for group in
+            zip(rows, self.groups.pack(self.mask_weight), self.groups.pack(self.mask_bias), strict=True)
+        )  # fmt: skip
+        mask = mask.unflatten(2, (batch, frames))  # (F, 2, B, T)
+        return torch.complex(mask[:, 0], mask[:, 1]).transpose(0, 1)
+
+    @staticmethod
+    def _gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(k, B * T, M) -> (k, P, 2, B * T): real and imaginary parts of the masks of one group's bins."""
+        values = torch.bmm(weight.flatten(1, 2), x.transpose(1, 2)).unflatten(1, (-1, 4)) + bias[..., None]
+        return nn.functional.glu(values, dim=2)  # in float32 also under autocast, by the bias
 
 
 class BSRNN(nn.Module):
@@ -246,11 +314,11 @@ class BSRNN(nn.Module):
         super().__init__()
         self.config = config
         bins = config.bins()
-        self.band_split = BandSplit(bins, config.feature_dim)
-        self.band_sequence = BandSequence(config.feature_dim, config.hidden_dim, config.num_blstm_layers)
-        self.heads = nn.ModuleDict(
-            {source: MaskEstimation(bins, config.feature_dim, config.mlp_dim) for source in config.sources}
-        )
+        size, eps = config.feature_dim, config.eps
+        self.band_split = BandSplit(bins, size, eps)
+        self.band_sequence = BandSequence(size, config.hidden_dim, config.num_blstm_layers, eps)
+        self.heads = nn.ModuleDict({source: MaskEstimation(bins, size, config.mlp_dim, config.mlp_layers, eps)
+                                    for source in config.sources})  # fmt: skip
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate every source of a mixture.
@@ -266,7 +334,9 @@ class BSRNN(nn.Module):
 
     def masks(self, mixture: Tensor) -> Tensor:
         """The complex masks (B, S, C, F, T) of a mixture (B, C, F, T)."""
-        flat = standardize(mixture.flatten(0, 1))
+        flat = mixture.flatten(0, 1)
+        if self.config.standardize:
+            flat = standardize(flat)
         features = self.band_sequence(self.band_split(flat))
         masks = torch.stack([head(features) for head in self.heads.values()], 1)  # (B * C, S, F, T)
         return masks.unflatten(0, mixture.shape[:2]).transpose(1, 2)
@@ -303,19 +373,12 @@ class BSRNN(nn.Module):
             ValueError: a file is damaged, or weights and configuration do not belong to this architecture.
         """
         folder = Path(folder)
-        for name in (CONFIG, WEIGHTS):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} is not a model folder: it has no {name}")
+        config = Config.load(folder)
+        if not (folder / WEIGHTS).is_file():
+            raise FileNotFoundError(f"{folder} is not a model folder: it has no {WEIGHTS}")
         try:
-            values = json.loads((folder / CONFIG).read_text())
-        except ValueError:
-            raise ValueError(f"{folder / CONFIG} is not JSON") from None
-        names = {field.name for field in fields(Config)}
-        if not isinstance(values, dict) or set(values) != names:
-            raise ValueError(f"{folder / CONFIG} is of another architecture: it must have {', '.join(sorted(names))}")
-        try:
-            model = cls(Config(**values))
-        except TypeError as error:
+            model = cls(config)
+        except TypeError as error:  # a value of a wrong type
             raise ValueError(f"{folder / CONFIG} is of another architecture: {error}") from None
         try:
             model.load_state_dict(load_file(folder / WEIGHTS))

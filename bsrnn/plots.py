@@ -220,6 +220,31 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     return figure
 
 
+def model_costs(costs: pd.DataFrame) -> Figure:
+    """Parameters and multiply-accumulates of several models, a bar each, by module.
+
+    Args:
+        costs: columns model, module, parameters, macs (per second of audio); a row per model and module.
+    """
+    models, modules = (list(dict.fromkeys(costs[column])) for column in ("model", "module"))
+    panels = (("parameters", 1e6, "million parameters"), ("macs", 1e9, "billion multiply-accumulates\nper second of audio"))
+    figure, [axes] = _axes(1, 2, (9.5, 1.5 + 0.36 * len(models)), sharey=True)
+    for ax, (column, unit, label) in zip(axes, panels, strict=True):
+        table = costs.pivot_table(index="model", columns="module", values=column, aggfunc="sum").loc[models] / unit
+        left = np.zeros(len(models))
+        for module, (colour, _), hatch in zip(modules, _SOURCE_STYLES, ("", "//", "..", "xx", "", ""), strict=False):
+            values = table[module].to_numpy(na_value=0)
+            ax.barh(models, values, 0.7, left, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=module)
+            left += values
+        for row, total in enumerate(left):
+            ax.annotate(f"{total:.1f}", (total, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.set(xlabel=label, xlim=(0, 1.12 * left.max()))
+        ax.grid(visible=False, axis="y")
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=10, frameon=False, loc="outside upper center", ncols=3)
+    return figure
+
+
 def _draw_runs(ax: Axes, table: pd.DataFrame, x: float, width: float, floor: float, schema: str, marker: str) -> None:
     """One dot per run and track, those below `floor` at it; where there are several runs, a dash at each one's mean.
 

@@ -6,6 +6,11 @@ from torch import Tensor
 OVERLAP = 4  # windows over each sample: hop = n_fft / 4 (Luo & Yu, section IV-A4: 2048 and 512)
 
 
+def num_frames(length: int, n_fft: int) -> int:
+    """The frames T that `stft` makes of `length` samples."""
+    return length // (n_fft // OVERLAP) + 1
+
+
 def stft(waveform: Tensor, n_fft: int) -> Tensor:
     """Short-time Fourier transform with a Hann window of `n_fft` samples and a hop of a quarter of it.
 
@@ -14,7 +19,7 @@ def stft(waveform: Tensor, n_fft: int) -> Tensor:
         n_fft: FFT size in samples.
 
     Returns:
-        (..., F, T) complex, F = n_fft // 2 + 1, T = L // hop + 1.
+        (..., F, T) complex, F = n_fft // 2 + 1, T = `num_frames(L, n_fft)`.
     """
     window = torch.hann_window(n_fft, device=waveform.device)
     flat = waveform.float().reshape(-1, waveform.shape[-1])

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from bsrnn import data, losses, records
+from bsrnn.devices import autocast, torch_device
 from bsrnn.metrics import usdr
 from bsrnn.model import BSRNN
 from bsrnn.separate import separate
@@ -36,6 +37,7 @@ class TrainingConfig:
     gain_db: float = 10.0  # stems are mixed with gains within plus and minus this
     drop: float = 0.1  # probability that a stem is left out of a sample
     portion: float = 1.0  # share of the training songs
+    bf16: bool = False  # matrix products in bfloat16, on devices that have it
     workers: int = 0  # processes that read data beside the training
 
     def __post_init__(self):
@@ -172,6 +174,7 @@ def fit(
     """
     _hush()
     target = torch_device(device)
+    autocast(target, config.bf16)  # refuses what the device lacks
     mixes, validation = _datasets(model, dataset, config, seed)
     settings = {
         "model": asdict(model.config), "training": asdict(config), "seed": seed, "data": data.fingerprint(dataset),
@@ -191,7 +194,7 @@ def fit(
     last = ModelCheckpoint(filename="last", **saving)  # after `best`, whose state it holds
     trainer = lightning.Trainer(
         accelerator=target.type, devices=[target.index or 0] if target.type == "cuda" else 1,
-        max_epochs=config.max_epochs, num_sanity_val_steps=0, use_distributed_sampler=False,
+        precision="bf16-mixed" if config.bf16 else "32-true", max_epochs=config.max_epochs, num_sanity_val_steps=0, use_distributed_sampler=False,
         logger=False, enable_model_summary=False, enable_progress_bar=terminal,
         callbacks=[EarlyStopping("validation_usdr", mode="max", patience=config.patience), best, last,
                    TQDMProgressBar() if terminal else EpochLines()],
@@ -224,20 +227,6 @@ def _finished(model: BSRNN, folder: Path) -> Fitted:
     model.load_state_dict(BSRNN.from_pretrained(folder / "model").state_dict())
     history = json.loads((folder / "record.json").read_text())["history"]
     return Fitted(model.cpu().eval(), pd.DataFrame(history))
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first CUDA device, or the CPU where there is none."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r} is not available here: choose auto or cpu")
-    return device
 
 
 def _datasets(model, dataset, config, seed):

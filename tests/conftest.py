@@ -3,6 +3,7 @@ import pytest
 import soundfile
 import torch
 
+from bsrnn import devices
 from bsrnn.data import STEMS
 from bsrnn.model import BSRNN, Config
 
@@ -31,6 +32,17 @@ def identity(tiny):
         return model
 
     return make
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    """The CPU computes in bfloat16, in software where it must."""
+    if devices.has_bf16(torch.device("cpu")):
+        yield
+        return
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
+    with torch.backends.mkldnn.flags(enabled=False):  # oneDNN's LSTM needs the hardware, torch's own does not
+        yield
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import soundfile
 import torch
 
 from bsrnn import cli
+from bsrnn.configs import CONFIGS
 from bsrnn.data import STEMS
 from bsrnn.model import BSRNN, Config
 from bsrnn.records import SCORE_COLUMNS
@@ -25,7 +27,7 @@ PAPER_OPTIONS = [
     "--mlp_dim", "--batch_size", "--reduce_size", "--part", "--portion", "--clip_grad_norm", "--max_epochs", "--lr",
     "--data_loader_workers", "--musdbhq_location", "--checkpoint_fp", "--name",
 ]  # fmt: skip
-EXTRA_OPTIONS = ["--schema", "--hidden_dim", "--transfer", "--resume"]
+EXTRA_OPTIONS = ["--schema", "--hidden_dim", "--config", "--bf16", "--transfer", "--resume"]
 
 
 def write(file, samples, channels=2, rate=RATE):
@@ -84,8 +86,9 @@ def test_train_has_the_options_of_the_paper_and_few_more(capsys):
 
 
 @pytest.mark.parametrize(("command", "expected"), [
-    ([], ["--device", "--seed"]), (["infer"], ["--checkpoint_fp", "--input", "--out"]),
-    (["evaluate"], ["--checkpoint_fp", "--musdbhq_location", "--split", "--out"]), (["demo-data"], []),
+    ([], ["--device", "--seed"]), (["infer"], ["--checkpoint_fp", "--input", "--out", "--bf16"]),
+    (["evaluate"], ["--checkpoint_fp", "--musdbhq_location", "--split", "--out", "--bf16"]),
+    (["info"], []), (["demo-data"], []),
 ])  # fmt: skip
 def test_help(command, expected, capsys):
     found, text = options(command, capsys)
@@ -95,7 +98,18 @@ def test_help(command, expected, capsys):
 
 def test_help_lists_the_commands(capsys):
     _, text = options([], capsys)
-    assert re.findall(r"^    (\S+)  ", text, re.MULTILINE) == ["train", "infer", "evaluate", "demo-data"]
+    assert re.findall(r"^    (\S+)  ", text, re.MULTILINE) == ["train", "infer", "evaluate", "info", "demo-data"]
+
+
+def test_info(model, capsys):
+    assert bsrnn("info") == 0
+    assert capsys.readouterr().out.split() == list(CONFIGS)
+    assert bsrnn("info", "paper-bass") == 0
+    assert "24,917,512" in capsys.readouterr().out
+    assert bsrnn("info", model) == 0
+    assert "sources         bass, vocals" in capsys.readouterr().out
+    assert bsrnn("info", "paper") == 2
+    assert capsys.readouterr().err == f"bsrnn info: unknown model 'paper': choose from {', '.join(CONFIGS)}\n"
 
 
 @pytest.mark.parametrize("missing", ["--musdbhq_location", "--name"])
@@ -119,6 +133,13 @@ def trained(monkeypatch, data, *arguments):
     monkeypatch.setattr("bsrnn.train.fit", lambda model, dataset, config, folder, **rest: seen.append((model, config)))
     assert bsrnn("train", "--musdbhq_location", data, "--name", "a run", *arguments) == 0
     return seen[0]
+
+
+def test_a_model_by_name(monkeypatch, data, root):
+    assert trained(monkeypatch, data, "--config", "authors-drums")[0].config == CONFIGS["authors-drums"]
+    model, config = trained(monkeypatch, data, "--config", "small", "--part", "bass", "--batch_size", 5, "--bf16")
+    assert model.config == replace(CONFIGS["small"], sources=("bass",))
+    assert config.bf16 and config.batch_size == 5
 
 
 def test_options_reach_model_and_training(monkeypatch, data, root):

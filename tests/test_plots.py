@@ -284,3 +284,13 @@ def test_a_figure_shows_itself_and_pyplot_does_not_know_it():
     figure = plots.schemas([band_schema("v7")], RATE, N_FFT)
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert set(Gcf.figs) == before
+
+
+def test_model_costs_add_up():
+    rows = [("a", "x", 1e6, 2e9), ("a", "y", 3e6, 4e9), ("a", "y", 1e6, 1e9), ("b", "x", 2e6, 5e9)]
+    figure = drawn(plots.model_costs(pd.DataFrame(rows, columns=["model", "module", "parameters", "macs"])))
+    for ax, totals in zip(figure.axes, ([5, 2], [7, 5]), strict=True):
+        ends = [max(bar.get_x() + bar.get_width() for bar in ax.patches if bar.get_y() < row < bar.get_y() + 0.7)
+                for row in range(2)]  # fmt: skip
+        assert ends == pytest.approx(totals)
+    assert "million parameters" in texts(figure) and "5.0" in texts(figure)

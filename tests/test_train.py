@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bsrnn import train
+from bsrnn import devices, train
 from bsrnn.data import find_tracks, fingerprint
 from bsrnn.evaluate import evaluate
 from bsrnn.model import BSRNN
@@ -270,9 +270,18 @@ def test_device_that_is_not_there(name, small, songs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_device_that_is_there():
-    assert train.torch_device("cpu") == torch.device("cpu")
-    assert train.torch_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+def test_bf16_on_a_device_without_it_leaves_no_folder(small, songs, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "has_bf16", lambda device: False)
+    with pytest.raises(ValueError, match="this CPU has no bfloat16"):
+        fit(small("drums"), songs, TrainingConfig(**QUICK, bf16=True), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trains_in_bf16(small, songs, tmp_path, bf16):
+    exact = fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "fp32", device="cpu").history
+    rounded = fit(small("drums"), songs, TrainingConfig(**QUICK, bf16=True), tmp_path / "bf16", device="cpu").history
+    assert not rounded["train_loss"].equals(exact["train_loss"])
+    assert rounded["train_loss"].tolist() == pytest.approx(exact["train_loss"].tolist(), rel=0.02)
 
 
 def test_bad_data_leaves_no_folder(small, songs, tmp_path):

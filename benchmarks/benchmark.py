@@ -1,0 +1,175 @@
+"""Speed and memory of the model, beside the plain version with a loop over bands (plain.py): one table.
+
+Both run in turns with the same weights, so that a noisy machine is as noisy for the one as for the other. Writes
+results/benchmark/<device>.csv; notebook 07 and the README show it.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from plain import PlainBSRNN
+from tqdm import tqdm
+
+from bsrnn import records
+from bsrnn.configs import costs, named_config
+from bsrnn.devices import autocast, has_bf16, torch_device
+from bsrnn.model import BSRNN
+from bsrnn.separate import estimate
+from bsrnn.train import Module, TrainingConfig
+
+MODELS = ("small", "paper-vocals")
+TASKS = ("inference", "training")
+BATCHES = (1, 2, 4, 8, 16)
+CPU_SECONDS = {"inference": 48, "training": 6}  # of audio in a batch of the paper's model: more takes minutes or memory
+REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 30.0  # of one measurement; the budget is in seconds
+LSTM_OPERATORS = {"aten::lstm", "aten::mkldnn_rnn_layer_backward", "aten::_cudnn_rnn_backward",
+                  "aten::_thnn_fused_lstm_cell_backward"}  # fmt: skip
+
+
+def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool) -> Callable[[], None]:
+    """One pass over a batch of chunks (B, 1, L): estimates, or a step of the training of all heads."""
+    if task == "inference":
+        model.eval()
+
+        def run():
+            with autocast(chunks.device, bf16):
+                estimate(model, chunks)
+
+        return run
+    model.train()
+    module = Module(model, TrainingConfig())
+    (optimizer,), _ = module.configure_optimizers()
+    targets = chunks[:, None].expand(-1, len(model.config.sources), -1, -1) / 2
+
+    def step():
+        with autocast(chunks.device, bf16):
+            loss = module.training_step((chunks, targets), 0)
+        module.step_losses.clear()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), module.settings.clip_grad_norm)
+        optimizer.step()
+
+    return step
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(run: Callable[[], None], device: torch.device) -> float:
+    """How long one call takes."""
+    synchronize(device)
+    started = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def in_turns(device: torch.device, *runs: Callable[[], None]) -> list[float]:
+    """The median duration of each of several functions, called in turns."""
+    for run in runs:
+        run()  # warm up
+    times, started = [], time.perf_counter()
+    while len(times) < REPEATS and (len(times) < LEAST_REPEATS or time.perf_counter() - started < BUDGET):
+        times.append([seconds(run, device) for run in runs])
+    return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def multiplication(device: torch.device, bf16: bool, size: int) -> Callable[[], None]:
+    """A square matrix product; its rate is what the machine can do at most."""
+    a, b = torch.randn(2, size, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    return lambda: torch.mm(a, b)
+
+
+def lstm_share(run: Callable[[], None], device: torch.device) -> float:
+    """The share of the time of one call that is spent in LSTMs, forward and backward, by torch's profiler."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        run()
+        synchronize(device)
+    on_gpu = device.type == "cuda"
+    events = profile.key_averages()
+    total = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events)
+    inside = sum(event.device_time_total if on_gpu else event.cpu_time_total
+                 for event in events if event.key in LSTM_OPERATORS)  # fmt: skip
+    return inside / total
+
+
+def peak_memory(run: Callable[[], None], device: torch.device) -> float:
+    """Megabytes that one call needs beyond what is there before it; NaN where the system does not tell."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+    except OSError:
+        return float("nan")
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1e3
+
+
+def _status(field: str) -> int:
+    """A field of this process's status in kilobytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+
+def measure(name: str, task: str, batch: int, bf16: bool, device: torch.device) -> dict:
+    """One row of the table."""
+    torch.manual_seed(0)
+    config = named_config(name)
+    model = BSRNN(config).to(device)
+    plain = PlainBSRNN(model).to(device)
+    audio = batch * config.chunk
+    chunks = 0.1 * torch.randn(batch, 1, round(config.chunk * config.sample_rate), device=device)
+    size = 8192 if device.type == "cuda" else 2048
+    runs = [workload(each, task, chunks, bf16) for each in (model, plain)]
+    ours, theirs, product = in_turns(device, *runs, multiplication(device, bf16, size))
+    passes = 1 if task == "inference" else 3  # a backward pass has twice the products of a forward pass
+    rate = passes * audio * sum(cost.macs for cost in costs(config)) / ours
+    return {
+        "model": name, "task": task, "precision": "bf16" if bf16 else "fp32", "batch": batch,
+        "ms": 1e3 * ours, "plain_ms": 1e3 * theirs, "speedup": theirs / ours, "times_real_time": audio / ours,
+        "lstm_share": lstm_share(runs[0], device), "of_gemm_rate": rate / (size**3 / product),
+        "peak_MB": peak_memory(runs[0], device), "plain_peak_MB": peak_memory(runs[1], device),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", default=MODELS, help="by name, see `bsrnn info`")
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="chunks in a batch")
+    args = parser.parse_args()
+    device = torch_device(args.device)
+    cells = [
+        (name, task, batch, bf16)
+        for name in args.models for task in TASKS for bf16 in (False, True) for batch in args.batches
+        if (has_bf16(device) or not bf16)
+        and (device.type == "cuda" or name == "small" or batch * named_config(name).chunk <= CPU_SECONDS[task])
+    ]  # fmt: skip
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else (
+        f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
+    rows = []
+    for name, task, batch, bf16 in tqdm(cells, "measuring", unit="cell"):
+        rows.append(measure(name, task, batch, bf16, device) | {"hardware": hardware})
+    table = pd.DataFrame(rows)
+    file = records.save_table(records.results("benchmark") / f"{device.type}.csv", table)
+    print(table.to_string(index=False, float_format="%.2f"))
+    print(file.relative_to(records.root()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from plain import PlainBSRNN
+from torch.utils.flop_counter import FlopCounterMode
+
+from bsrnn.bands import BIN_CONVENTIONS
+from bsrnn.configs import CONFIGS, costs, describe, named_config
+from bsrnn.model import BSRNN, Config
+
+# parameters, mono: section IV-A4 of the paper, and the authors' later code with its two hidden layers
+PAPER = {"paper-vocals": 25_648_264, "paper-other": 25_648_264, "paper-bass": 24_917_512, "paper-drums": 26_578_312,
+         "authors-vocals": 36_417_160, "authors-other": 36_417_160, "authors-bass": 32_797_192,
+         "authors-drums": 41_024_392}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_of_every_module(name):
+    model = BSRNN(named_config(name))
+    for cost in costs(model.config):
+        assert cost.parameters == sum(p.numel() for p in model.get_submodule(cost.module).parameters()), cost.module
+    total = sum(p.numel() for p in model.parameters())
+    assert total == sum(cost.parameters for cost in costs(model.config))
+    assert total == PAPER.get(name, total)
+
+
+@pytest.mark.parametrize("name", ["paper-vocals", "authors-drums"])
+@pytest.mark.parametrize("convention", BIN_CONVENTIONS)
+def test_parameters_of_the_rnns(name, convention):
+    from dataclasses import replace
+
+    _, rnns, _ = costs(replace(named_config(name), bin_convention=convention))
+    assert rnns.parameters == 20_554_752
+
+
+@pytest.mark.parametrize("change", [{}, {"schema": "drums", "mlp_layers": 2}, {"schema": "v3", "mlp_layers": 3}])
+def test_macs_are_those_of_the_matrix_products(change):
+    config = Config(("a", "b"), feature_dim=6, hidden_dim=5, num_blstm_layers=2, mlp_dim=7, **({"n_fft": 1024} | change))
+    frames = 11
+    with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
+        # without oneDNN the LSTM is made of products that can be counted
+        PlainBSRNN(BSRNN(config))(torch.randn(1, 1, config.n_fft // 2 + 1, frames, dtype=torch.complex64))
+    frames_per_second = (round(config.chunk * config.sample_rate) // (config.n_fft // 4) + 1) / config.chunk
+    expected = sum(cost.macs for cost in costs(config)) / frames_per_second * frames
+    assert counter.get_total_flops() == pytest.approx(2 * expected, rel=1e-9)
+
+
+def test_description():
+    text = describe(named_config("authors-drums"))
+    for expected in ("55 (drums, floor)", "41,024,392", "20,554,752", "259 frames", "heads.drums", "98.850"):
+        assert expected in text
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="unknown model 'paper': choose from paper-vocals"):
+        named_config("paper")
