@@ -39,6 +39,7 @@ figures: .venv/ready
 	mkdir -p runs
 	$(RUN_NOTEBOOK) notebooks/01_band_schemas.ipynb runs/01_band_schemas.ipynb
 	$(RUN_NOTEBOOK) notebooks/05_usdr_comparison.ipynb runs/05_usdr_comparison.ipynb
+	$(RUN_NOTEBOOK) notebooks/07_model_size.ipynb runs/07_model_size.ipynb
 
 test: .venv/ready
 	pytest

@@ -17,18 +17,18 @@ from tqdm import tqdm
 
 from bsrnn import records
 from bsrnn.configs import costs, named_config
-from bsrnn.devices import autocast, has_bf16, torch_device
+from bsrnn.devices import autocast, has_bf16, keep_memory, torch_device
 from bsrnn.model import BSRNN
 from bsrnn.separate import estimate
 from bsrnn.train import Module, TrainingConfig
 
 MODELS = ("small", "paper-vocals")
 TASKS = ("inference", "training")
-BATCHES = (1, 2, 4, 8, 16)
-CPU_SECONDS = {"inference": 48, "training": 6}  # of audio in a batch of the paper's model: more takes minutes or memory
+BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 64)}
+CPU_SECONDS = {"inference": 12, "training": 6}  # of audio in a batch of the paper's model: more takes minutes or memory
 REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 30.0  # of one measurement; the budget is in seconds
-LSTM_OPERATORS = {"aten::lstm", "aten::mkldnn_rnn_layer_backward", "aten::_cudnn_rnn_backward",
-                  "aten::_thnn_fused_lstm_cell_backward"}  # fmt: skip
+LSTM_EVENTS = {"aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLayerBackward0",
+               "autograd::engine::evaluate_function: CudnnRnnBackward0"}  # fmt: skip
 
 
 def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool) -> Callable[[], None]:
@@ -88,19 +88,23 @@ def multiplication(device: torch.device, bf16: bool, size: int) -> Callable[[], 
     return lambda: torch.mm(a, b)
 
 
-def lstm_share(run: Callable[[], None], device: torch.device) -> float:
+def lstm_share(run: Callable[[], None], device: torch.device, task: str) -> float:
     """The share of the time of one call that is spent in LSTMs, forward and backward, by torch's profiler."""
+    threads = torch.get_num_threads()
+    if task == "inference":
+        torch.set_num_threads(1)  # the profiler would not follow the threads of an inference
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profile:
         run()
         synchronize(device)
+    torch.set_num_threads(threads)
     on_gpu = device.type == "cuda"
     events = profile.key_averages()
     total = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events)
     inside = sum(event.device_time_total if on_gpu else event.cpu_time_total
-                 for event in events if event.key in LSTM_OPERATORS)  # fmt: skip
+                 for event in events if event.key in LSTM_EVENTS)  # fmt: skip
     return inside / total
 
 
@@ -142,7 +146,7 @@ def measure(name: str, task: str, batch: int, bf16: bool, device: torch.device) 
     return {
         "model": name, "task": task, "precision": "bf16" if bf16 else "fp32", "batch": batch,
         "ms": 1e3 * ours, "plain_ms": 1e3 * theirs, "speedup": theirs / ours, "times_real_time": audio / ours,
-        "lstm_share": lstm_share(runs[0], device), "of_gemm_rate": rate / (size**3 / product),
+        "lstm_share": lstm_share(runs[0], device, task), "of_gemm_rate": rate / (size**3 / product),
         "peak_MB": peak_memory(runs[0], device), "plain_peak_MB": peak_memory(runs[1], device),
     }  # fmt: skip
 
@@ -151,12 +155,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
     parser.add_argument("--models", nargs="+", default=MODELS, help="by name, see `bsrnn info`")
-    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="chunks in a batch")
+    parser.add_argument("--batches", nargs="+", type=int, help="chunks in a batch")
     args = parser.parse_args()
+    keep_memory()
     device = torch_device(args.device)
     cells = [
         (name, task, batch, bf16)
-        for name in args.models for task in TASKS for bf16 in (False, True) for batch in args.batches
+        for name in args.models for task in TASKS for bf16 in (False, True)
+        for batch in args.batches or BATCHES[device.type]
         if (has_bf16(device) or not bf16)
         and (device.type == "cuda" or name == "small" or batch * named_config(name).chunk <= CPU_SECONDS[task])
     ]  # fmt: skip

@@ -3,6 +3,8 @@
 The reference that tests compare `bsrnn.model` with, and the baseline that benchmarks time it against.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class PlainMLP(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(1, config.feature_dim, config.eps)
         sizes = [config.feature_dim] + [config.mlp_dim] * config.mlp_layers
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.output = nn.Linear(config.mlp_dim, 4 * width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -102,7 +104,8 @@ def per_band(tensors: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
                 head = f"heads.{source}.{k}"
                 if part[0] in ("mask_weight", "mask_bias"):
                     result[f"{head}.output.{part[0].removeprefix('mask_')}"] = value[low:high].flatten(0, 1)
+                elif part[-1] == "weight" and part[0] == "hidden":
+                    result[f"{head}.{'.'.join(part)}"] = value[k].T
                 else:
-                    result[f"{head}.{'.'.join(part)}"] = value[k].T if value[k].dim() == 2 and part[0] == "hidden" else (
-                        value[k].flatten())  # fmt: skip
+                    result[f"{head}.{'.'.join(part)}"] = value[k].flatten()
     return result

@@ -40,9 +40,9 @@ class BandSchema:
         Args:
             sample_rate: in Hz.
             n_fft: FFT size in samples.
-            convention: "centre", our choice: a bin belongs to the band in which its centre frequency lies. "floor", the
-                authors' public code: a band of W Hz has floor(W / Nyquist * F) of the F bins, and the last has the rest;
-                edges then drift downwards, V7's last one from 20 to 19.6 kHz at 44.1 kHz and 2048.
+            convention: "centre", our choice: a bin belongs to the band in which its centre frequency lies. "floor",
+                the authors' public code: a band of W Hz has floor(W / Nyquist * F) of the F bins, and the last has the
+                rest; edges then drift downwards, V7's last one from 20 to 19.6 kHz at 44.1 kHz and 2048.
         """
         if sample_rate <= 0 or n_fft < 2:
             raise ValueError(f"sample rate {sample_rate} Hz and FFT size {n_fft} must be at least 1 and 2")

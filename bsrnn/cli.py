@@ -138,9 +138,10 @@ def train(args: argparse.Namespace) -> None:
 
 def infer(args: argparse.Namespace) -> None:
     from bsrnn import audio, separate
-    from bsrnn.devices import autocast, torch_device
+    from bsrnn.devices import autocast, keep_memory, torch_device
     from bsrnn.model import BSRNN
 
+    keep_memory()
     device = torch_device(args.device)
     model = BSRNN.from_pretrained(args.checkpoint_fp).to(device)
     song, sample_rate = audio.read(args.input)
@@ -157,11 +158,12 @@ def evaluate(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from bsrnn import data, evaluate, records
-    from bsrnn.devices import autocast, torch_device
+    from bsrnn.devices import autocast, keep_memory, torch_device
     from bsrnn.model import BSRNN
 
     if args.out.is_dir():
         raise IsADirectoryError(f"{args.out} is a folder, not a file")
+    keep_memory()
     device = torch_device(args.device)
     models = {str(path): BSRNN.from_pretrained(path).to(device) for path in args.checkpoint_fp}
     tracks = data.find_tracks(data.find_data(args.musdbhq_location), args.split)

@@ -20,7 +20,7 @@ _AUTHORS = {"mlp_layers": 2, "bin_convention": "floor", "eps": 2**-23}
 CONFIGS = {
     **{f"paper-{source}": config for source, config in _PAPER.items()},
     **{f"authors-{source}": replace(config, **_AUTHORS) for source, config in _PAPER.items()},
-    "small": Config(("vocals", "drums", "bass", "other"), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
+    "small": Config(tuple(_SCHEMAS), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
 }
 
 
@@ -75,14 +75,14 @@ def costs(config: Config) -> list[Cost]:
 def describe(config: Config) -> str:
     """A model in words and a table: sources, bands, what a frame of its output depends on, cost per module."""
     rows = costs(config)
-    samples = round(config.chunk * config.sample_rate)
+    frames = num_frames(round(config.chunk * config.sample_rate), config.n_fft)
     total = Cost("total", sum(row.parameters for row in rows), math.fsum(row.macs for row in rows))
     table = "\n".join(f"{row.module:<16}{row.parameters:>12,}{row.macs / 1e9:>12.3f}" for row in [*rows, total])
     return (
         f"sources         {', '.join(config.sources)}\n"
         f"bands           {len(config.bins())} ({config.schema}, {config.bin_convention})\n"
         f"STFT            {config.n_fft} / {config.n_fft // 4} samples at {config.sample_rate} Hz\n"
-        f"chunk           {config.chunk:g} s, {num_frames(samples, config.n_fft)} frames: each output frame sees them all\n"
+        f"chunk           {config.chunk:g} s, {frames} frames: each output frame sees them all\n"
         f"channels        separated one by one, with the same weights\n\n"
         f"module            parameters      GMAC/s\n{table}\n\n"
         "GMAC/s: billions of multiply-accumulates per second of audio, for one channel"

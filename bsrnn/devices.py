@@ -6,6 +6,7 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
+
 def torch_device(name: str) -> torch.device:
     """The device of that name; "auto" is the first CUDA device, or the CPU where there is none.
 

@@ -227,7 +227,8 @@ def model_costs(costs: pd.DataFrame) -> Figure:
         costs: columns model, module, parameters, macs (per second of audio); a row per model and module.
     """
     models, modules = (list(dict.fromkeys(costs[column])) for column in ("model", "module"))
-    panels = (("parameters", 1e6, "million parameters"), ("macs", 1e9, "billion multiply-accumulates\nper second of audio"))
+    panels = (("parameters", 1e6, "million parameters"),
+              ("macs", 1e9, "billion multiply-accumulates\nper second of audio"))  # fmt: skip
     figure, [axes] = _axes(1, 2, (9.5, 1.5 + 0.36 * len(models)), sharey=True)
     for ax, (column, unit, label) in zip(axes, panels, strict=True):
         table = costs.pivot_table(index="model", columns="module", values=column, aggfunc="sum").loc[models] / unit

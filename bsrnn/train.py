@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from bsrnn import data, losses, records
-from bsrnn.devices import autocast, torch_device
+from bsrnn.devices import autocast, keep_memory, torch_device
 from bsrnn.metrics import usdr
 from bsrnn.model import BSRNN
 from bsrnn.separate import separate
@@ -173,6 +173,7 @@ def fit(
         FileNotFoundError, ValueError: the data cannot be used, or `folder` holds a run of other settings.
     """
     _hush()
+    keep_memory()
     target = torch_device(device)
     autocast(target, config.bf16)  # refuses what the device lacks
     mixes, validation = _datasets(model, dataset, config, seed)
@@ -194,7 +195,8 @@ def fit(
     last = ModelCheckpoint(filename="last", **saving)  # after `best`, whose state it holds
     trainer = lightning.Trainer(
         accelerator=target.type, devices=[target.index or 0] if target.type == "cuda" else 1,
-        precision="bf16-mixed" if config.bf16 else "32-true", max_epochs=config.max_epochs, num_sanity_val_steps=0, use_distributed_sampler=False,
+        precision="bf16-mixed" if config.bf16 else "32-true",
+        max_epochs=config.max_epochs, num_sanity_val_steps=0, use_distributed_sampler=False,
         logger=False, enable_model_summary=False, enable_progress_bar=terminal,
         callbacks=[EarlyStopping("validation_usdr", mode="max", patience=config.patience), best, last,
                    TQDMProgressBar() if terminal else EpochLines()],

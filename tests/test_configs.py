@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from plain import PlainBSRNN
@@ -26,15 +28,14 @@ def test_parameters_of_every_module(name):
 @pytest.mark.parametrize("name", ["paper-vocals", "authors-drums"])
 @pytest.mark.parametrize("convention", BIN_CONVENTIONS)
 def test_parameters_of_the_rnns(name, convention):
-    from dataclasses import replace
-
     _, rnns, _ = costs(replace(named_config(name), bin_convention=convention))
     assert rnns.parameters == 20_554_752
 
 
 @pytest.mark.parametrize("change", [{}, {"schema": "drums", "mlp_layers": 2}, {"schema": "v3", "mlp_layers": 3}])
 def test_macs_are_those_of_the_matrix_products(change):
-    config = Config(("a", "b"), feature_dim=6, hidden_dim=5, num_blstm_layers=2, mlp_dim=7, **({"n_fft": 1024} | change))
+    sizes = {"n_fft": 1024, "feature_dim": 6, "hidden_dim": 5, "num_blstm_layers": 2, "mlp_dim": 7}
+    config = Config(("a", "b"), **(sizes | change))
     frames = 11
     with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
         # without oneDNN the LSTM is made of products that can be counted

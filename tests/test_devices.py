@@ -29,6 +29,7 @@ def test_bf16_is_in_the_network_only(tiny, bf16):
     model = tiny(("drums", "bass"))
     dtypes = {}
     for name in ("band_split", "band_sequence.time.0.linear", "band_sequence"):
+
         def note(_, inputs, output, name=name):
             dtypes[name] = output.dtype
 

@@ -157,8 +157,9 @@ def test_another_architecture_is_refused(tmp_path):
         BSRNN.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [{"sources": ()}, {"sources": ("a", "a")}, {"n_fft": 1023}, {"mlp_dim": 0}, {"eps": 0},
-                                   {"mlp_layers": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"sources": ()}, {"sources": ("a", "a")}, {"n_fft": 1023}, {"mlp_dim": 0}, {"eps": 0}, {"mlp_layers": 0}]
+)
 def test_wrong_configuration(wrong):
     with pytest.raises(ValueError):
         Config(**wrong)

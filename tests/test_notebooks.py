@@ -30,7 +30,7 @@ def parameters(notebook):
 def test_all_are_there():
     assert [path.stem for path in NOTEBOOKS] == [
         "01_band_schemas", "02_base_training", "03_transfer_learning", "04_multitask_learning", "05_usdr_comparison",
-        "06_listening",
+        "06_listening", "07_model_size",
     ]  # fmt: skip
 
 
