@@ -23,16 +23,17 @@ from bsrnn.separate import estimate
 from bsrnn.train import Module, TrainingConfig
 
 MODELS = ("small", "paper-vocals")
-TASKS = ("inference", "training")
+TASKS = ("inference", "training", "transfer")
 BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 64)}
-CPU_SECONDS = {"inference": 12, "training": 6}  # of audio in a batch of the paper's model: more takes minutes or memory
+# of audio in a batch of the paper's model on a CPU: more takes minutes
+CPU_SECONDS = {"inference": 12, "training": 6, "transfer": 6}
 REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 30.0  # of one measurement; the budget is in seconds
 LSTM_EVENTS = {"aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLayerBackward0",
                "autograd::engine::evaluate_function: CudnnRnnBackward0"}  # fmt: skip
 
 
 def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool) -> Callable[[], None]:
-    """One pass over a batch of chunks (B, 1, L): estimates, or a step of the training of all heads."""
+    """One pass over a batch of chunks (B, 1, L): estimates, a step of training, or one of the heads only."""
     if task == "inference":
         model.eval()
 
@@ -41,6 +42,8 @@ def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool
                 estimate(model, chunks)
 
         return run
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(task == "training" or parameter_name.startswith("heads."))
     model.train()
     module = Module(model, TrainingConfig())
     (optimizer,), _ = module.configure_optimizers()
@@ -141,8 +144,10 @@ def measure(name: str, task: str, batch: int, bf16: bool, device: torch.device) 
     size = 8192 if device.type == "cuda" else 2048
     runs = [workload(each, task, chunks, bf16) for each in (model, plain)]
     ours, theirs, product = in_turns(device, *runs, multiplication(device, bf16, size))
-    passes = 1 if task == "inference" else 3  # a backward pass has twice the products of a forward pass
-    rate = passes * audio * sum(cost.macs for cost in costs(config)) / ours
+    # a backward pass has twice the products of a forward pass
+    passes = [1 if task == "inference" or (task == "transfer" and cost.module.startswith("band")) else 3
+              for cost in costs(config)]  # fmt: skip
+    rate = audio * sum(each * cost.macs for each, cost in zip(passes, costs(config), strict=True)) / ours
     return {
         "model": name, "task": task, "precision": "bf16" if bf16 else "fp32", "batch": batch,
         "ms": 1e3 * ours, "plain_ms": 1e3 * theirs, "speedup": theirs / ours, "times_real_time": audio / ours,
