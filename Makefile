@@ -45,6 +45,7 @@ test: .venv/ready
 	pytest
 
 benchmark: .venv/ready
+	python benchmarks/loader.py
 	python benchmarks/benchmark.py
 
 lab: .venv/ready

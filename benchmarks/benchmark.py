@@ -8,6 +8,8 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -23,16 +25,17 @@ from bsrnn.separate import estimate
 from bsrnn.train import Module, TrainingConfig
 
 MODELS = ("small", "paper-vocals")
-TASKS = ("inference", "training")
-BATCHES = {"cpu": (1, 2, 4, 8, 16), "cuda": (1, 2, 4, 8, 16, 64)}
-CPU_SECONDS = {"inference": 12, "training": 6}  # of audio in a batch of the paper's model: more takes minutes or memory
-REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 30.0  # of one measurement; the budget is in seconds
+TASKS = ("inference", "training", "transfer")
+BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 2, 4, 8, 16, 64)}
+# of audio in a batch of the paper's model on a CPU: more takes minutes
+CPU_SECONDS = {"inference": 12, "training": 3, "transfer": 3}
+REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 20.0  # of one measurement; the budget is in seconds
 LSTM_EVENTS = {"aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLayerBackward0",
                "autograd::engine::evaluate_function: CudnnRnnBackward0"}  # fmt: skip
 
 
 def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool) -> Callable[[], None]:
-    """One pass over a batch of chunks (B, 1, L): estimates, or a step of the training of all heads."""
+    """One pass over a batch of chunks (B, 1, L): estimates, a step of training, or one of the heads only."""
     if task == "inference":
         model.eval()
 
@@ -41,6 +44,8 @@ def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool
                 estimate(model, chunks)
 
         return run
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(task == "training" or parameter_name.startswith("heads."))
     model.train()
     module = Module(model, TrainingConfig())
     (optimizer,), _ = module.configure_optimizers()
@@ -74,8 +79,8 @@ def seconds(run: Callable[[], None], device: torch.device) -> float:
 
 def in_turns(device: torch.device, *runs: Callable[[], None]) -> list[float]:
     """The median duration of each of several functions, called in turns."""
-    for run in runs:
-        run()  # warm up
+    for run in (*runs, *runs):
+        run()  # warm up, also for memory
     times, started = [], time.perf_counter()
     while len(times) < REPEATS and (len(times) < LEAST_REPEATS or time.perf_counter() - started < BUDGET):
         times.append([seconds(run, device) for run in runs])
@@ -108,8 +113,20 @@ def lstm_share(run: Callable[[], None], device: torch.device, task: str) -> floa
     return inside / total
 
 
-def peak_memory(run: Callable[[], None], device: torch.device) -> float:
-    """Megabytes that one call needs beyond what is there before it; NaN where the system does not tell."""
+def pair(cell: tuple[str, str, int, bool], device: torch.device) -> list[Callable[[], None]]:
+    """The workload of a cell of the table (model, task, batch, bf16), by our model and by the plain version."""
+    name, task, batch, bf16 = cell
+    torch.manual_seed(0)
+    model = BSRNN(named_config(name)).to(device)
+    samples = round(model.config.chunk * model.config.sample_rate)
+    chunks = 0.1 * torch.randn(batch, 1, samples, device=device)
+    return [workload(each, task, chunks, bf16) for each in (model, PlainBSRNN(model).to(device))]
+
+
+def peak_memory(cell: tuple[str, str, int, bool], which: int, device: torch.device) -> float:
+    """Megabytes that a first call needs beyond what is there before it; NaN where the system does not tell. On a CPU it
+    has to be measured in a process of its own, where no memory is left from calls before."""
+    run = pair(cell, device)[which]
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -130,24 +147,27 @@ def _status(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
-def measure(name: str, task: str, batch: int, bf16: bool, device: torch.device) -> dict:
+def measure(cell: tuple[str, str, int, bool], device: torch.device) -> dict:
     """One row of the table."""
-    torch.manual_seed(0)
+    name, task, batch, bf16 = cell
     config = named_config(name)
-    model = BSRNN(config).to(device)
-    plain = PlainBSRNN(model).to(device)
     audio = batch * config.chunk
-    chunks = 0.1 * torch.randn(batch, 1, round(config.chunk * config.sample_rate), device=device)
     size = 8192 if device.type == "cuda" else 2048
-    runs = [workload(each, task, chunks, bf16) for each in (model, plain)]
+    runs = pair(cell, device)
     ours, theirs, product = in_turns(device, *runs, multiplication(device, bf16, size))
-    passes = 1 if task == "inference" else 3  # a backward pass has twice the products of a forward pass
-    rate = passes * audio * sum(cost.macs for cost in costs(config)) / ours
+    # a backward pass has twice the products of a forward pass
+    passes = [1 if task == "inference" or (task == "transfer" and cost.module.startswith("band")) else 3
+              for cost in costs(config)]  # fmt: skip
+    rate = audio * sum(each * cost.macs for each, cost in zip(passes, costs(config), strict=True)) / ours
+    share = lstm_share(runs[0], device, task)
+    peaks = []
+    for which in range(2):
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            peaks.append(pool.submit(peak_memory, cell, which, device).result())
     return {
         "model": name, "task": task, "precision": "bf16" if bf16 else "fp32", "batch": batch,
         "ms": 1e3 * ours, "plain_ms": 1e3 * theirs, "speedup": theirs / ours, "times_real_time": audio / ours,
-        "lstm_share": lstm_share(runs[0], device, task), "of_gemm_rate": rate / (size**3 / product),
-        "peak_MB": peak_memory(runs[0], device), "plain_peak_MB": peak_memory(runs[1], device),
+        "lstm_share": share, "of_gemm_rate": rate / (size**3 / product), "peak_MB": peaks[0], "plain_peak_MB": peaks[1],
     }  # fmt: skip
 
 
@@ -169,8 +189,8 @@ def main() -> None:
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
     rows = []
-    for name, task, batch, bf16 in tqdm(cells, "measuring", unit="cell"):
-        rows.append(measure(name, task, batch, bf16, device) | {"hardware": hardware})
+    for cell in tqdm(cells, "measuring", unit="cell"):
+        rows.append(measure(cell, device) | {"hardware": hardware})
     table = pd.DataFrame(rows)
     file = records.save_table(records.results("benchmark") / f"{device.type}.csv", table)
     print(table.to_string(index=False, float_format="%.2f"))

@@ -1,6 +1,7 @@
 """The command line: argument parsing only."""
 
 import argparse
+import os
 import random
 import sys
 from pathlib import Path
@@ -47,13 +48,24 @@ def build_parser() -> argparse.ArgumentParser:
     add("--clip_grad_norm", type=float, default=5.0, help="largest norm of the gradient")
     add("--max_epochs", type=int, default=100, help="passes over the training songs")
     add("--lr", type=float, default=1e-3, help="learning rate of Adam, multiplied by 0.98 every two epochs")
+    add("--accumulate", type=int, default=1, help="batches per step")
+    add("--ema", type=float, default=0.0, help="decay per step of a moving average of the weights, to keep instead of "
+        "them, such as 0.999; 0: none")  # fmt: skip
+    add("--epoch_size", type=int, default=0, help="samples in an epoch, after which it validates and saves; 0: as many "
+        "chunks as the songs hold")  # fmt: skip
+    add("--mixing", choices=("random", "aligned"), default="random", help="mix sources of different songs, or all from "
+        "one place of one song")  # fmt: skip
+    add("--salient", choices=("Y", "N"), default="Y", help="random mixes take passages in which the source sounds (Y) "
+        "or any (N)")  # fmt: skip
+    add("--gain_db", type=float, default=10.0, help="sources are mixed with gains within plus and minus this")
+    add("--drop", type=float, default=0.1, help="probability that a source is left out of a sample")
     add("--bf16", action="store_true", help=BF16_HELP)
     add("--data_loader_workers", type=int, default=0, help="processes that read data beside the training")
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
     add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
-    add("--resume", action="store_true", help="go on with the run of this name")
-    add("--name", required=True, help="of the run; it lies in runs/NAME, its model in runs/NAME/model")
+    add("--name", required=True, help="of the run; it lies in runs/NAME, its model in runs/NAME/model; the same "
+        "command again goes on where it stopped")  # fmt: skip
 
     add = command("infer", infer, "separate a song into its sources")
     add("--checkpoint_fp", type=Path, required=True, help="model folder")
@@ -80,12 +92,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; an error the user can mend is one line and exit code 2."""
     args = build_parser().parse_args(arguments)
+    if args.seed == -1 and "WORLD_SIZE" in os.environ:
+        print("bsrnn: several processes need the same --seed: give one", file=sys.stderr)
+        return EXIT_USER_ERROR
     if args.seed == -1:
         args.seed = random.randrange(2**31)
         print(f"seed {args.seed}")
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"bsrnn {args.command}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
@@ -102,7 +117,7 @@ def train(args: argparse.Namespace) -> None:
 
     from bsrnn import records, train
     from bsrnn.configs import CONFIGS, named_config
-    from bsrnn.data import STEMS, find_data
+    from bsrnn.data import find_data, stem_mapping
     from bsrnn.model import BSRNN, Config
 
     if Path(args.name).name != args.name:
@@ -110,11 +125,8 @@ def train(args: argparse.Namespace) -> None:
     folder = records.root() / "runs" / args.name
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")
-    if folder.exists() and not args.resume:
-        raise ValueError(f"{folder} exists: choose another --name, or --resume to go on with it")
-    if args.resume and not folder.exists():
-        raise ValueError(f"{folder} does not exist: there is nothing to --resume")
-    sources = tuple(args.part or STEMS)
+    dataset = find_data(args.musdbhq_location)
+    sources = tuple(args.part or stem_mapping(dataset))
     train.seed_everything(args.seed)
     if args.transfer:
         model = train.transfer(BSRNN.from_pretrained(args.checkpoint_fp), sources)
@@ -129,10 +141,11 @@ def train(args: argparse.Namespace) -> None:
         schema = args.schema or ("generic" if args.generic_bands == "Y" else "v7")
         model = BSRNN(Config(sources, schema, args.sample_rate, args.n_fft, args.chunk_size_in_seconds, **sizes))
     config = train.TrainingConfig(
-        batch_size=args.batch_size, max_epochs=args.max_epochs, lr=args.lr,
-        clip_grad_norm=args.clip_grad_norm, portion=args.portion, bf16=args.bf16, workers=args.data_loader_workers,
+        batch_size=args.batch_size, accumulate=args.accumulate, max_epochs=args.max_epochs, epoch_size=args.epoch_size,
+        lr=args.lr, clip_grad_norm=args.clip_grad_norm, ema=args.ema, mixing=args.mixing, salient=args.salient == "Y",
+        gain_db=args.gain_db, drop=args.drop, portion=args.portion, bf16=args.bf16, workers=args.data_loader_workers,
     )  # fmt: skip
-    train.fit(model, find_data(args.musdbhq_location), config, folder, seed=args.seed, device=args.device)
+    train.fit(model, dataset, config, folder, seed=args.seed, device=args.device)
     print(f"model: {folder / 'model'}")
 
 

@@ -1,11 +1,16 @@
 """Songs with their stems, and the training samples drawn from them.
 
-A data set is a folder in the layout of MUSDB18-HQ: {train,test}/<song>/{mixture,drums,bass,other,vocals}.wav.
+A data set is a folder with train/ and test/, or with songs only; a song is a folder with one audio file per stem (wav,
+flac, ogg, mp3), as in MUSDB18-HQ, or a .stem.mp4 file, as in MUSDB18. A stem without a file is silent, and a mixture
+without one is the sum of the stems. A stems.yaml beside the songs may say which stems make up a source:
+
+    drums: [kick, snare, overheads]
+    bass: [bass]
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,12 +19,17 @@ import soundfile
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from bsrnn import audio, demo, records
 
-STEMS = ("drums", "bass", "other", "vocals")
+STEMS = ("drums", "bass", "other", "vocals")  # the sources, where no stems.yaml names others
+MAPPING = "stems.yaml"
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # of stem files
+STEM_FILE = ".stem.mp4"
+MIXINGS = ("random", "aligned")
+OGG_LEAD = 16_384  # samples
 SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 6  # without a list of its own, every sixth training song validates; our choice
 
@@ -32,29 +42,61 @@ ACTIVE_LEVEL = 1e-3
 
 
 @dataclass(frozen=True)
-class Track:
-    """One song: a folder with one wav file per stem and one of the mixture, all of the same rate and length."""
+class AudioFile:
+    """An audio file, or one stream of a .stem.mp4 file, read at random."""
 
-    folder: Path
+    path: Path
+    stream: int | None = None
+
+    def read(self, start: int, frames: int, sample_rate: int) -> Tensor:
+        """`frames` samples from `start` on, as (C, frames)."""
+        if self.stream is None:
+            # libsndfile does not find every place on the last pages of an ogg file: it is led there from before
+            lead = min(start, OGG_LEAD) if self.path.suffix.lower() == ".ogg" else 0
+            samples, _ = soundfile.read(self.path, lead + frames, start - lead, dtype="float32", always_2d=True)
+            samples = samples[lead:]
+        else:
+            import stempeg
+
+            samples, _ = stempeg.read_stems(str(self.path), stem_id=self.stream, start=start / sample_rate,
+                                            duration=frames / sample_rate, dtype=np.float32)  # fmt: skip
+            samples = np.pad(samples[:frames], ((0, max(0, frames - len(samples))), (0, 0)))
+        if not np.isfinite(samples).all():
+            raise ValueError(f"{self.path}: holds samples that are not finite (NaN or infinity)")
+        return torch.from_numpy(samples.T)
+
+
+@dataclass(frozen=True)
+class Track:
+    """One song: the files of each source, all of the same rate, length and channels."""
+
+    path: Path
     sample_rate: int  # Hz
     length: int  # samples
+    channels: int
+    files: Mapping[str, tuple[AudioFile, ...]] = field(compare=False, repr=False)  # of each source, and of "mixture"
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.path.name.removesuffix(STEM_FILE)
 
-    def read(self, stem: str, start: int = 0, frames: int = -1) -> Tensor:
-        """A part of a stem, or of "mixture", as (C, frames); -1 reads to the end."""
-        samples, _ = soundfile.read(_file(self.folder, stem), frames, start, dtype="float32", always_2d=True)
-        return torch.from_numpy(samples.T)
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(name for name in self.files if name != "mixture")
 
-    def stems(self, names: Sequence[str] = STEMS) -> Tensor:
-        """Whole stems (S, C, L)."""
+    def read(self, source: str, start: int = 0, frames: int = -1) -> Tensor:
+        """A part of a source, or of "mixture", as (C, frames); -1 reads to the end.
+
+        Raises:
+            ValueError: there are samples that are not finite.
+        """
+        frames = self.length - start if frames < 0 else frames
+        parts = [file.read(start, frames, self.sample_rate) for file in self.files[source]]
+        return sum(parts) if parts else torch.zeros(self.channels, frames)
+
+    def stems(self, names: Sequence[str]) -> Tensor:
+        """Whole sources (S, C, L)."""
         return torch.stack([self.read(name) for name in names])
-
-
-def _file(folder: Path, stem: str) -> Path:
-    return folder / f"{stem}.wav"
 
 
 def find_data(data: str | Path) -> Path:
@@ -72,7 +114,8 @@ def find_data(data: str | Path) -> Path:
 def find_tracks(root: Path, split: str, portion: float = 1.0) -> list[Track]:
     """The songs of a split, sorted by name, each checked.
 
-    Validation songs are taken from train/: those of musdb's own list, or, where none of them is there, every sixth.
+    Validation songs are taken from the training songs: those of musdb's own list, or, where none of them is there,
+    every sixth. A folder without train/ and test/ has training songs only.
 
     Args:
         root: the data set.
@@ -87,21 +130,60 @@ def find_tracks(root: Path, split: str, portion: float = 1.0) -> list[Track]:
         raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
     if not 0 < portion <= 1:
         raise ValueError(f"portion must be above 0 and at most 1, not {portion}")
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; it should hold train/ and test/ as MUSDB18-HQ does")
-    if missing := [name for name in ("train", "test") if not (root / name).is_dir()]:
-        raise FileNotFoundError(f"{root}: has no {' and no '.join(missing)} folder; expected MUSDB18-HQ's layout")
-    folders = sorted(path for path in (root / split.replace("validation", "train")).iterdir() if path.is_dir())
+    songs, mapping = _songs(root, split), stem_mapping(root)
     if split != "test":
-        held_out = _validation_names() & {folder.name for folder in folders}
-        held_out = held_out or {folder.name for folder in folders[::VALIDATION_SHARE]}
-        folders = [folder for folder in folders if (folder.name in held_out) == (split == "validation")]
-    if not folders:
+        held_out = _validation_names() & {song.name.removesuffix(STEM_FILE) for song in songs}
+        held_out = held_out or {song.name.removesuffix(STEM_FILE) for song in songs[::VALIDATION_SHARE]}
+        songs = [song for song in songs if (song.name.removesuffix(STEM_FILE) in held_out) == (split == "validation")]
+    if not songs:
         raise ValueError(f"{root}: no songs for {split}")
-    found = [_open_track(folder) for folder in folders[: max(1, round(portion * len(folders)))]]
-    if problems := [problem for problem in found if isinstance(problem, str)]:
+    found = [_open_track(song, mapping) for song in songs[: max(1, round(portion * len(songs)))]]
+    if problems := [problem for track in found if isinstance(track, list) for problem in track]:
         raise ValueError("\n".join(problems))
     return found
+
+
+def _songs(root: Path, split: str) -> list[Path]:
+    """The songs of a split, validation songs among those of train, sorted by name."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; it should hold train/ and test/ as MUSDB18-HQ does")
+    halves = [root / "train", root / "test"]
+    if any(half.is_dir() for half in halves):
+        if missing := [half.name for half in halves if not half.is_dir()]:
+            raise FileNotFoundError(f"{root}: has no {missing[0]} folder beside the other")
+        folder = halves[split == "test"]
+    else:
+        folder = root
+    songs = sorted(song for song in folder.iterdir()
+                   if (song.is_dir() and not song.name.startswith(".")) or song.name.endswith(STEM_FILE))  # fmt: skip
+    if folder == root and (split == "test" or not songs):
+        raise FileNotFoundError(f"{root}: has no train and no test folder, and so no songs for {split}")
+    return songs
+
+
+def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
+    """The stems of every source of a data set: as its stems.yaml says, or one of the same name for each of `STEMS`.
+
+    Raises:
+        ValueError: the file does not map names to lists of names, or one stem belongs to two sources.
+    """
+    file = root / MAPPING
+    if not file.is_file():
+        return {stem: (stem,) for stem in STEMS}
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError:
+        raise ValueError(f"{file}: is not YAML") from None
+    lists = content.values() if isinstance(content, dict) else ()
+    if not lists or not all(isinstance(stems, list) and stems for stems in lists):
+        raise ValueError(f"{file}: should map each source to a list of stems, such as `drums: [kick, snare]`")
+    mapping = {str(source): tuple(str(stem) for stem in stems) for source, stems in content.items()}
+    stems = [stem for group in mapping.values() for stem in group]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ValueError(f"{file}: {twice[0]} belongs to one source only, but is named more than once")
+    if "mixture" in mapping:
+        raise ValueError(f"{file}: mixture is no source")
+    return mapping
 
 
 def _validation_names() -> set[str]:
@@ -110,33 +192,73 @@ def _validation_names() -> set[str]:
     return set(yaml.safe_load(settings.read_text())["validation_tracks"])
 
 
-def _open_track(folder: Path) -> Track | str:
-    """The track in a folder, or a line that says why there is none."""
-    infos = {}
-    for stem in (*STEMS, "mixture"):
-        file = _file(folder, stem)
-        if not file.is_file():
-            return f"{folder}: has no {file.name}"
+def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track | list[str]:
+    """The track in a folder or .stem.mp4 file, or a line for everything that is wrong with it."""
+    if song.name.endswith(STEM_FILE):
+        return _open_stem_file(song)
+    found = {file.stem: file for file in sorted(song.iterdir()) if file.suffix.lower() in SUFFIXES}
+    files = {source: tuple(AudioFile(found[stem]) for stem in stems if stem in found)
+             for source, stems in mapping.items()}  # fmt: skip
+    parts = [part for group in files.values() for part in group]
+    if not parts:
+        wanted = ", ".join(stem for stems in mapping.values() for stem in stems)
+        return [f"{song}: has no stems; expected audio files named {wanted} (a {MAPPING} can name others)"]
+    files["mixture"] = (AudioFile(found["mixture"]),) if "mixture" in found else tuple(parts)
+    problems, infos = [], {}
+    for part in {*parts, *files["mixture"]}:
         try:
-            infos[stem] = soundfile.info(file)
+            infos[part.path.name] = soundfile.info(part.path)
         except (soundfile.LibsndfileError, OSError):
-            return f"{file}: cannot be read as audio"
-        if infos[stem].frames == 0:
-            return f"{file}: holds no samples"
-    for name in ("samplerate", "frames", "channels"):
-        values = {stem: getattr(info, name) for stem, info in infos.items()}
+            problems.append(f"{part.path}: cannot be read as audio")
+            continue
+        if infos[part.path.name].frames == 0:
+            problems.append(f"{part.path}: holds no samples")
+    if problems:
+        return sorted(problems)
+    for field_name, what in (("samplerate", "sample rate"), ("frames", "length"), ("channels", "channels")):
+        values = {name: getattr(info, field_name) for name, info in sorted(infos.items())}
         if len(set(values.values())) > 1:
-            return f"{folder}: files differ in {name}: " + ", ".join(f"{stem} {n}" for stem, n in values.items())
-    return Track(folder, infos["mixture"].samplerate, infos["mixture"].frames)
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            problems.append(f"{song}: files differ in {what}: {listed}")
+    if problems:
+        return problems
+    info = next(iter(infos.values()))
+    return Track(song, info.samplerate, info.frames, info.channels, files)
+
+
+def _open_stem_file(song: Path) -> Track | list[str]:
+    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        return [f"{song}: reading it takes the ffmpeg program, which is not installed"]
+    import stempeg
+
+    try:
+        info = stempeg.Info(str(song))
+        rate = int(info.sample_rate(0))
+        length = round(float(info.duration(0)) * rate)
+        streams = len(info.audio_stream_idx())
+    except (RuntimeError, KeyError, ValueError, Warning):
+        return [f"{song}: cannot be read as audio"]
+    if streams != len(STEMS) + 1:
+        return [f"{song}: has {streams} streams, not the mixture and four stems of MUSDB18"]
+    files = {name: (AudioFile(song, stream),) for stream, name in enumerate(("mixture", *STEMS))}
+    return Track(song, rate, length, 2, files)
 
 
 def fingerprint(root: Path) -> str:
-    """Identifies a data set by its files' names and sizes."""
-    return records.fingerprint(root.glob("*/*/*.wav"), root)
+    """Identifies a data set by its songs' names and sizes."""
+    suffixes = (*SUFFIXES, ".mp4")
+    files = [file for file in root.rglob("*") if file.suffix.lower() in suffixes or file.name == MAPPING]
+    return records.fingerprint(files, root)
+
+
+def windows(length: int, sample_rate: int) -> list[tuple[int, int]]:
+    """The segments of 6 s, half overlapping, of a song of `length` samples; a shorter one is one segment."""
+    size = min(round(SEGMENT * sample_rate), length)
+    return [(start, start + size) for start in range(0, length - size + 1, max(1, size // 2))]
 
 
 def active_segments(stem: Tensor, sample_rate: int) -> list[tuple[int, int]]:
-    """Where a stem sounds: the 6 s segments, half overlapping, that source activity detection keeps.
+    """Where a stem sounds: those of its `windows` that source activity detection keeps.
 
     A segment is cut into ten chunks. The threshold is the 15% quantile of the RMS of all the track's chunks, at least
     1e-3; a segment is kept if more than half of its chunks exceed it. That energy means RMS is our choice.
@@ -148,15 +270,14 @@ def active_segments(stem: Tensor, sample_rate: int) -> list[tuple[int, int]]:
     Returns:
         half-open ranges of samples.
     """
-    size = min(round(SEGMENT * sample_rate), stem.shape[-1])
-    part = max(1, size // SEGMENT_CHUNKS)
-    starts = range(0, stem.shape[-1] - size + 1, max(1, size // 2))
-    segments = torch.stack([stem[:, start : start + part * SEGMENT_CHUNKS] for start in starts])
-    levels = segments.unflatten(-1, (-1, part)).square().mean((1, 3)).sqrt()  # (segments, chunks)
+    segments = windows(stem.shape[-1], sample_rate)
+    part = max(1, (segments[0][1] - segments[0][0]) // SEGMENT_CHUNKS)
+    chunks = torch.stack([stem[:, start : start + part * SEGMENT_CHUNKS] for start, _ in segments])
+    levels = chunks.unflatten(-1, (-1, part)).square().mean((1, 3)).sqrt()  # (segments, chunks)
     levels = levels.clamp_min(SILENT_LEVEL)
     threshold = max(float(levels.quantile(ACTIVE_QUANTILE)), ACTIVE_LEVEL)
     active = (levels > threshold).float().mean(1) > 0.5
-    return [(start, start + size) for start, keep in zip(starts, active, strict=True) if keep]
+    return [segment for segment, keep in zip(segments, active, strict=True) if keep]
 
 
 def bundled_song() -> tuple[Tensor, dict[str, Tensor], int] | None:
@@ -174,107 +295,156 @@ def bundled_song() -> tuple[Tensor, dict[str, Tensor], int] | None:
     return mixture, dict(zip(STEMS, stems, strict=True)), int(rate)
 
 
-class RandomMixes(Dataset):
-    """Training samples: salient segments of different songs, mixed on the fly (Luo & Yu, section IV-A2).
+def survey(tracks: Sequence[Track], sources: Sequence[str], salient: bool = True) -> dict[str, list]:
+    """Reads every song once: where each source sounds, as (track, start, stop); all problems are found here.
 
-    Sample i is a pure function of (seed, i): per stem a song, one of its active segments, a random crop, one channel,
-    a gain, and now and then silence; their sum is the mixture; all is divided by the largest peak. One channel, because
+    Args:
+        tracks: the songs.
+        sources: what must sound somewhere.
+        salient: keep the segments of `active_segments` only, else all.
+
+    Raises:
+        ValueError: one line per problem: samples that are not finite, sources that are silent in all songs.
+    """
+    segments, problems, heard = {source: [] for source in tracks[0].sources}, [], set()
+    for track in tqdm(tracks, "listening for problems", unit="song", delay=2, leave=False, disable=None):
+        for source, found in segments.items():
+            try:
+                stem = track.read(source)
+            except (ValueError, soundfile.LibsndfileError) as error:
+                problems.append(str(error))
+                continue
+            if stem.any():
+                heard.add(source)
+            ranges = active_segments(stem, track.sample_rate) if salient else windows(track.length, track.sample_rate)
+            found += [(track, *segment) for segment in ranges]
+    silent = [source for source in sources if source not in heard or not segments[source]]
+    problems += [f"{source} is silent in all {len(tracks)} songs: nothing to learn or score" for source in silent]
+    if problems:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+    return segments
+
+
+class Mixes(Dataset):
+    """Training samples mixed on the fly (Luo & Yu, section IV-A2).
+
+    Sample i is a pure function of (seed, i): per source a song, one of its segments, a random crop, one channel, a
+    gain, and now and then silence; their sum is the mixture; all is divided by the largest peak. One channel, because
     the model separates channels one by one.
 
     Args:
         tracks: the songs.
-        sources: the targets, in order.
+        targets: the sources to estimate, in order.
         sample_rate: of the samples, in Hz.
         chunk: length of a sample in seconds.
         seed: of all draws.
+        mixing: "random", sources of different songs; or "aligned", all of one song, from one place.
+        salient: take segments in which the source sounds; of aligned mixes, any.
         gain_db: gains are uniform within plus and minus this, in dB.
-        drop: probability that a stem is silent.
+        drop: probability that a source is silent.
+        epoch_size: samples in an epoch; 0 is as many chunks as the songs hold.
 
     Each item is a mixture (1, L) and the targets (S, 1, L).
     """
 
     def __init__(
-        self, tracks: Sequence[Track], sources: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
-        gain_db: float, drop: float,
+        self, tracks: Sequence[Track], targets: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
+        mixing: str, salient: bool, gain_db: float, drop: float, epoch_size: int = 0,
     ):  # fmt: skip
-        if unknown := [source for source in sources if source not in STEMS]:
-            raise ValueError(f"unknown source {unknown[0]!r}: choose from {', '.join(STEMS)}")
-        self.sources, self.sample_rate, self.chunk, self.seed = tuple(sources), sample_rate, chunk, seed
-        self.gain_db, self.drop = gain_db, drop
-        self.segments = {stem: [] for stem in STEMS}
-        for track in tqdm(tracks, "finding where stems sound", unit="song", delay=2, leave=False, disable=None):
-            for stem in STEMS:
-                found = active_segments(track.read(stem), track.sample_rate)
-                self.segments[stem] += [(track, *segment) for segment in found]
-        if silent := [source for source in self.sources if not self.segments[source]]:
-            raise ValueError(f"no training song has {silent[0]} that sounds: nothing to learn it from")
-        # one epoch: as many chunks as the songs hold
-        self.epoch_size = sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
+        check_sources(targets, tracks)
+        self.targets, self.sample_rate, self.chunk, self.seed = tuple(targets), sample_rate, chunk, seed
+        self.mixing, self.gain_db, self.drop = mixing, gain_db, drop
+        self.segments = survey(tracks, targets, salient and mixing == "random")
+        self.num_songs = len(tracks)
+        self.epoch_size = epoch_size or sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
 
     def __len__(self) -> int:
         return self.epoch_size
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        draw = np.random.default_rng([self.seed, index])
-        stems = {stem: self._stem(stem, draw) for stem in STEMS}
+        stems = {source: self._stem(source, *choice) for source, choice in self._choices(index).items()}
         mixture = sum(stems.values())
-        targets = torch.stack([stems[source] for source in self.sources])
+        targets = torch.stack([stems[source] for source in self.targets])
         # of all stems, so that a sample does not depend on which of them are targets
         peak = max(1e-8, *(float(signal.abs().max()) for signal in (mixture, *stems.values())))
         return mixture / peak, targets / peak
 
-    def _stem(self, stem: str, draw: np.random.Generator) -> Tensor:
+    def songs(self, index: int) -> list[str]:
+        """The names of the songs that sound in a sample."""
+        return sorted({track.name for segment, *_ in self._choices(index).values() if segment for track in segment[:1]})
+
+    def _choices(self, index: int) -> dict[str, tuple]:
+        """Of every source: its segment, or None for silence, the place of the crop, the channel and the gain; the last
+        three as numbers from 0 to 1."""
+        draw = np.random.default_rng([self.seed, index])
+        choices, first = {}, None
+        for source, segments in self.segments.items():
+            # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
+            choice, offset, side, gain, fate = draw.random(5)
+            if self.mixing == "aligned":
+                choice, offset, side = first = first or (choice, offset, side)
+            silent = not segments or fate < self.drop
+            choices[source] = (None if silent else segments[int(choice * len(segments))], offset, side, gain)
+        return choices
+
+    def _stem(self, source: str, segment: tuple | None, offset: float, side: float, gain: float) -> Tensor:
         length = round(self.chunk * self.sample_rate)
-        # every number is drawn, needed or not, so that the draws of one stem do not depend on another's fate
-        choice, offset, side, gain, fate = draw.random(5)
-        if not self.segments[stem] or fate < self.drop:
+        if segment is None:
             return torch.zeros(1, length)
-        track, start, stop = self.segments[stem][int(choice * len(self.segments[stem]))]
+        track, start, stop = segment
         frames = min(round(self.chunk * track.sample_rate), stop - start)
-        crop = track.read(stem, start + int(offset * (stop - start - frames + 1)), frames)
+        crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
         crop = audio.resample(crop[int(side * len(crop))][None], track.sample_rate, self.sample_rate)
         crop = torch.nn.functional.pad(crop, (0, max(0, length - crop.shape[-1])))[:, :length]
         return crop * 10 ** (self.gain_db * (2 * gain - 1) / 20)
 
 
+def check_sources(wanted: Sequence[str], tracks: Sequence[Track]) -> None:
+    """Raises ValueError if the songs do not have one of the wanted sources."""
+    if unknown := [source for source in wanted if source not in tracks[0].sources]:
+        raise ValueError(f"unknown source {unknown[0]!r}: choose from {', '.join(tracks[0].sources)}")
+
+
 class EpochSampler(Sampler):
-    """Indices that never repeat: epoch e has those from e * size on, so that an index alone says what to draw.
+    """The samples of one process, batch after batch. Indices never repeat: epoch e has those from e * size on, so that
+    an index alone says what to draw; and all processes together take what one with the whole batch would take.
 
     Args:
-        size: samples in an epoch.
+        size: samples in an epoch, of all processes.
+        batch_size: samples in a batch of one process.
+        rank, processes: which of how many processes this is.
     """
 
-    def __init__(self, size: int):
-        self.size, self.epoch = size, 0
+    def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1):
+        self.batch_size, self.rank, self.processes, self.epoch = batch_size, rank, processes, 0
+        self.batches = max(1, size // (batch_size * processes))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
+        return self.batches * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.size, (self.epoch + 1) * self.size))
+        return (index for batch in range(self.batches) for index in self.batch(batch))
+
+    def batch(self, number: int) -> range:
+        """The samples of a batch of this epoch."""
+        first = ((self.epoch * self.batches + number) * self.processes + self.rank) * self.batch_size
+        return range(first, first + self.batch_size)
 
 
 class WholeTracks(Dataset):
     """Songs as they are: item i is track i's mixture (C, L), its targets (S, C, L) and its sample rate."""
 
-    def __init__(self, tracks: Sequence[Track], sources: Sequence[str]):
-        self.tracks, self.sources = tracks, sources
-        for source in sources:
-            if not any(track.read(source).any() for track in tracks):
-                raise ValueError(f"{source} is silent in all {len(tracks)} songs: nothing to score it on")
+    def __init__(self, tracks: Sequence[Track], targets: Sequence[str]):
+        check_sources(targets, tracks)
+        survey(tracks, targets, salient=False)
+        self.tracks, self.targets = tracks, targets
 
     def __len__(self) -> int:
         return len(self.tracks)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         track = self.tracks[index]
-        return track.read("mixture"), track.stems(self.sources), track.sample_rate
-
-
-def training_loader(mixes: RandomMixes, batch_size: int, workers: int) -> DataLoader:
-    """Batches of random mixes: (B, 1, L) and (B, S, 1, L)."""
-    sampler = EpochSampler(max(len(mixes) // batch_size, 1) * batch_size)
-    return DataLoader(mixes, batch_size, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+        return track.read("mixture"), track.stems(self.targets), track.sample_rate

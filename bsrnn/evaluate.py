@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bsrnn.data import STEMS, Track
+from bsrnn.data import Track, check_sources
 from bsrnn.metrics import bootstrap_interval, csdr, usdr
 from bsrnn.model import BSRNN
 from bsrnn.records import SCORE_COLUMNS
@@ -30,8 +30,7 @@ def evaluate(
         one row per track, source and metric (uSDR, cSDR in dB; NaN where the source is silent).
     """
     sources = model.config.sources
-    if unknown := [source for source in sources if source not in STEMS]:
-        raise ValueError(f"the model estimates {unknown[0]!r}, but songs have the stems {', '.join(STEMS)}")
+    check_sources(sources, tracks)
     model.eval()
     rows = []
     for track in tqdm(tracks, f"evaluating {run}", unit="song", delay=2, disable=None):
@@ -46,9 +45,9 @@ def baselines(tracks: Sequence[Track], split: str) -> pd.DataFrame:
     """The scores of the two trivial estimates of every source: the mixture itself, and silence."""
     rows = []
     for track in tracks:
-        mixture = track.read("mixture").expand(len(STEMS), -1, -1)
+        mixture = track.read("mixture").expand(len(track.sources), -1, -1)
         for name, estimates in (("mixture", mixture), ("silence", torch.zeros_like(mixture))):
-            rows += [{"run": name, **row} for row in _rows(track, STEMS, estimates)]
+            rows += [{"run": name, **row} for row in _rows(track, track.sources, estimates)]
     common = {"experiment": "baseline", "schema": "", "base_source": "", "split": split, "seed": 0}
     return pd.DataFrame(rows).assign(**common)[list(SCORE_COLUMNS)]
 

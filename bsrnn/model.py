@@ -349,9 +349,22 @@ class BSRNN(nn.Module):
         return model
 
     def freeze_extractor(self) -> "BSRNN":
-        """Leave only the heads trainable; the extractor then runs without autograd. Returns self."""
+        """Leave only the heads trainable; the extractor then runs as in inference. Returns self."""
         self.band_split.requires_grad_(False)
         self.band_sequence.requires_grad_(False)
+        return self.train(self.training)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether only the heads are trained."""
+        return not self.band_split.weight.requires_grad
+
+    def train(self, mode: bool = True) -> "BSRNN":
+        """Set training mode; a frozen extractor stays in evaluation, where LSTMs keep nothing for a backward pass."""
+        super().train(mode)
+        if self.frozen:
+            self.band_split.eval()
+            self.band_sequence.eval()
         return self
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:

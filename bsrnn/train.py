@@ -1,19 +1,26 @@
-"""Training: one source, several, or new heads on a frozen extractor; resumed where it stopped."""
+"""Training: one source, several, or new heads on a frozen extractor; resumed where it stopped, bit for bit."""
 
 import json
 import logging
 import math
+import os
 import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from safetensors import SafetensorError
+from torch import distributed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from bsrnn import data, losses, records
@@ -28,12 +35,17 @@ from bsrnn.spectral import istft, stft
 class TrainingConfig:
     """How to train. The defaults are the paper's (section IV-A); the batch is that of one of its eight GPUs."""
 
-    batch_size: int = 2
+    batch_size: int = 2  # of one process
+    accumulate: int = 1  # batches per step
     max_epochs: int = 100
+    epoch_size: int = 0  # samples in an epoch; 0: as many chunks as the songs hold. The paper: 10,000 batches
     lr: float = 1e-3  # of Adam
     lr_decay: float = 0.98  # factor on lr every two epochs
     clip_grad_norm: float = 5.0
     patience: int = 10  # epochs without a better validation before training stops
+    ema: float = 0.0  # decay per step of a moving average of the weights, which is validated and kept; 0: none
+    mixing: str = "random"  # sources of different songs (the paper), or "aligned", all from one place of one song
+    salient: bool = True  # source activity detection: random mixes take segments in which the source sounds
     gain_db: float = 10.0  # stems are mixed with gains within plus and minus this
     drop: float = 0.1  # probability that a stem is left out of a sample
     portion: float = 1.0  # share of the training songs
@@ -41,14 +53,17 @@ class TrainingConfig:
     workers: int = 0  # processes that read data beside the training
 
     def __post_init__(self):
-        for name in ("batch_size", "max_epochs", "lr", "lr_decay", "clip_grad_norm", "patience"):
+        for name in ("batch_size", "accumulate", "max_epochs", "lr", "lr_decay", "clip_grad_norm", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("gain_db", "workers"):
+        for name in ("gain_db", "epoch_size", "workers"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"drop must be at least 0 and below 1, not {self.drop}")
+        for name in ("drop", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.mixing not in data.MIXINGS:
+            raise ValueError(f"unknown mixing {self.mixing!r}: choose from {', '.join(data.MIXINGS)}")
         if not 0 < self.portion <= 1:
             raise ValueError(f"portion must be above 0 and at most 1, not {self.portion}")
 
@@ -62,63 +77,90 @@ class Fitted:
 
 
 class Module(lightning.LightningModule):
-    """The training and validation step of a BSRNN, for Lightning."""
+    """The training and validation step of a BSRNN, for Lightning.
 
-    def __init__(self, model: BSRNN, config: TrainingConfig):
+    Args:
+        model: to be trained where it requires gradients.
+        config: how.
+        songs: names the songs of the batch of a number, for messages.
+    """
+
+    def __init__(self, model: BSRNN, config: TrainingConfig, songs: Callable[[int], list[str]] = lambda batch: []):
         super().__init__()
-        self.model, self.settings = model, config
+        self.model, self.settings, self.songs = model, config, songs
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
+        if self.average:
+            self.average.requires_grad_(False)
         self.history: list[dict] = []
         self.step_losses: list[torch.Tensor] = []
-        self.track_scores: list[torch.Tensor] = []
-        self.track_losses: list[torch.Tensor] = []
+        self.tracks: list[tuple[torch.Tensor, torch.Tensor]] = []  # scores and loss of every validation song
+        self.batches: list[int] = []  # since the last step
+
+    @property
+    def candidate(self) -> BSRNN:
+        """What is validated and kept: the model, or the moving average of its weights."""
+        return self.average.module if self.average else self.model
 
     def losses(self, waveforms: torch.Tensor, targets: torch.Tensor, spectrograms: torch.Tensor) -> torch.Tensor:
         target_spectrograms = stft(targets, self.model.config.n_fft)
         return losses.objective(spectrograms, target_spectrograms, waveforms, targets)
 
-    def training_step(self, batch, _):
+    def training_step(self, batch, number):
         mixture, targets = batch  # (B, 1, L), (B, S, 1, L)
         n_fft = self.model.config.n_fft
         estimates = self.model(stft(mixture, n_fft))
         loss = losses.multitask(self.losses(istft(estimates, n_fft, mixture.shape[-1]), targets, estimates))
         self.step_losses.append(loss.detach())
+        self.batches.append(number)
+        self.log("step_loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch, _):
         mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
         peak = max(mixture.abs().max(), targets.abs().max())  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
-        estimates = separate(self.model, mixture, sample_rate, overlap=1)
+        estimates = separate(self.candidate, mixture, sample_rate, overlap=1)
         estimates = torch.stack(list(estimates.values()))
-        self.track_scores.append(usdr(targets, estimates))
         spectrograms = stft(estimates, self.model.config.n_fft)
-        self.track_losses.append(losses.multitask(self.losses(estimates[None], targets[None], spectrograms[None])))
+        loss = losses.multitask(self.losses(estimates[None], targets[None], spectrograms[None]))
+        self.tracks.append((usdr(targets, estimates), loss))
 
     def on_validation_epoch_end(self):
-        per_source = torch.stack(self.track_scores).nanmean(0)
+        tracks = [track for part in gathered(self.tracks) for track in part]
+        step_losses = [loss for part in gathered([float(loss) for loss in self.step_losses]) for loss in part]
+        per_source = torch.stack([scores for scores, _ in tracks]).nanmean(0)
         row = {
             "epoch": self.current_epoch,
             "step": self.global_step,
-            "train_loss": float(torch.stack(self.step_losses).mean()),
-            "validation_loss": float(torch.stack(self.track_losses).mean()),
+            "train_loss": sum(step_losses) / len(step_losses),
+            "validation_loss": float(torch.stack([loss for _, loss in tracks]).mean()),
             "validation_usdr": float(per_source.nanmean()),
         }
         names = (f"validation_usdr/{source}" for source in self.model.config.sources)
         row |= dict(zip(names, per_source.tolist(), strict=True))
         self.history.append(row)
-        for values in (self.step_losses, self.track_losses, self.track_scores):
-            values.clear()
+        self.step_losses.clear()
+        self.tracks.clear()
         self.log("validation_usdr", row["validation_usdr"], prog_bar=True)
-        self.log("loss", row["train_loss"], prog_bar=True)
+        self.log("loss", row["train_loss"])
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         # heads on a frozen extractor are trainings of their own that share its output: each is clipped alone
-        frozen = not self.model.band_split.weight.requires_grad
-        for part in self.model.heads.values() if frozen else [self.model]:
-            torch.nn.utils.clip_grad_norm_(part.parameters(), self.settings.clip_grad_norm)
+        for part in self.model.heads.values() if self.model.frozen else [self.model]:
+            norm = torch.nn.utils.clip_grad_norm_(part.parameters(), self.settings.clip_grad_norm)
+            if not norm.isfinite():
+                songs = sorted({song for batch in self.batches for song in self.songs(batch)})
+                raise FloatingPointError(f"loss or gradient is not finite in step {self.global_step + 1}; "
+                                         f"songs of the batch: {', '.join(songs)}")  # fmt: skip
+        self.batches.clear()
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        if self.average:
+            self.average.update_parameters(self.model)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.settings.lr)
+        optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.settings.lr)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, self.settings.lr_decay)]
 
     def on_save_checkpoint(self, checkpoint):
@@ -128,20 +170,84 @@ class Module(lightning.LightningModule):
         self.history = checkpoint["history"]
 
 
+def gathered(value: object) -> list:
+    """The value of every process."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+class Checkpoints(Checkpoint):
+    """After every epoch: last.ckpt, the one before it as previous.ckpt, history.csv, and model/ if validation was never
+    better. Files appear whole or not at all."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer, module):
+        last, partial = self.folder / "last.ckpt", self.folder / ".last.ckpt.partial"
+        try:
+            trainer.save_checkpoint(partial)
+            if not trainer.is_global_zero:
+                return
+            scores = [-math.inf if math.isnan(row["validation_usdr"]) else row["validation_usdr"]
+                      for row in module.history]  # fmt: skip
+            if len(scores) == 1 or scores[-1] > max(scores[:-1]):
+                module.candidate.save_pretrained(self.folder / "model")
+            records.save_table(self.folder / "history.csv", pd.DataFrame(module.history))
+            if last.is_file():
+                os.replace(last, self.folder / "previous.ckpt")
+            os.replace(partial, last)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise OSError(f"{last}: the checkpoint of epoch {module.current_epoch + 1} cannot be written ({error}); "
+                          "the one before is intact: make room and run the same command again") from None  # fmt: skip
+        finally:
+            if trainer.is_global_zero:
+                partial.unlink(missing_ok=True)
+
+
+def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The last checkpoint in a folder that can be read, if there is one, and the number of epochs it has behind it."""
+    for name in ("last.ckpt", "previous.ckpt"):
+        file = folder / name
+        if file.is_file():
+            try:
+                return file, len(torch.load(file, map_location="cpu", weights_only=True)["history"])
+            except Exception:  # torch raises what zip files and unpickling raise
+                print(f"{file} is damaged and left aside", flush=True)
+    return None, 0
+
+
 class EpochLines(Callback):
     """A line per epoch: progress for notebooks and logs, where a bar would be redrawn in vain."""
 
     def on_train_start(self, trainer, module):
-        if module.history:
+        if module.history and trainer.is_global_zero:
             print(f"going on after epoch {len(module.history)}", flush=True)
 
     def on_train_epoch_end(self, trainer, module):
-        self.write(module.history[-1], trainer.max_epochs)
+        if trainer.is_global_zero:
+            self.write(module.history[-1], trainer.max_epochs)
 
     @staticmethod
     def write(row, epochs):
         print(f"epoch {row['epoch'] + 1:3d} of {epochs}   loss {row['train_loss']:.4f}   "
               f"validation uSDR {row['validation_usdr']:6.2f} dB", flush=True)  # fmt: skip
+
+
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, in chunks rather than batches."""
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def init_train_tqdm(self):
+        bar = super().init_train_tqdm()
+        bar.unit, bar.unit_scale = "chunk", self.batch_size
+        return bar
 
 
 def seed_everything(seed: int) -> None:
@@ -157,12 +263,14 @@ def fit(
     """Train a model, or go on where a run of the same settings in `folder` stopped; a finished one is only loaded.
 
     All parameters that require gradients are trained, for all the model's sources: the heads only, after
-    `model.freeze_extractor()`. Writes to `folder`: last.ckpt (everything needed to resume) after every epoch,
-    best.ckpt, model/ (the best weights by mean validation uSDR) and record.json.
+    `model.freeze_extractor()`. Writes to `folder` what `Checkpoints` says, record.json at the end, and TensorBoard's
+    events. A killed run, started again, ends with the weights and history it would have had.
+
+    Under torchrun the processes train one model together: each takes `batch_size` samples of every batch.
 
     Args:
         model: with initial weights.
-        dataset: a folder in MUSDB18-HQ's layout; its validation songs are held out of train/.
+        dataset: a folder of songs, see data.py; validation songs are held out of the training songs.
         config: how to train.
         folder: of this run.
         seed: of the training samples.
@@ -171,6 +279,8 @@ def fit(
 
     Raises:
         FileNotFoundError, ValueError: the data cannot be used, or `folder` holds a run of other settings.
+        FloatingPointError: a loss or gradient is not finite; says in which step and songs.
+        OSError: a checkpoint cannot be written; the one before is intact.
     """
     _hush()
     keep_memory()
@@ -181,47 +291,53 @@ def fit(
         "model": asdict(model.config), "training": asdict(config), "seed": seed, "data": data.fingerprint(dataset),
         "trainable": sorted({name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}), **details,
     }  # fmt: skip
-    _claim(folder, settings)
+    rank, processes = _processes()
+    if rank == 0:
+        _claim(folder, settings)
     if (folder / "record.json").is_file():
         fitted = _finished(model, folder)
         print(f"{folder.name} was trained before: loaded, with the history of its training")
         for row in fitted.history.to_dict("records"):
             EpochLines.write(row, config.max_epochs)
         return fitted
-    module = Module(model, config)
+    sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
+    module = Module(model, config, lambda batch: [song for i in sampler.batch(batch) for song in mixes.songs(i)])
     terminal = sys.stderr.isatty()
-    saving = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor="validation_usdr", mode="max", **saving)
-    last = ModelCheckpoint(filename="last", **saving)  # after `best`, whose state it holds
     trainer = lightning.Trainer(
-        accelerator=target.type, devices=[target.index or 0] if target.type == "cuda" else 1,
-        precision="bf16-mixed" if config.bf16 else "32-true",
-        max_epochs=config.max_epochs, num_sanity_val_steps=0, use_distributed_sampler=False,
-        logger=False, enable_model_summary=False, enable_progress_bar=terminal,
-        callbacks=[EarlyStopping("validation_usdr", mode="max", patience=config.patience), best, last,
-                   TQDMProgressBar() if terminal else EpochLines()],
+        **_placement(target, processes), precision="bf16-mixed" if config.bf16 else "32-true",
+        max_epochs=config.max_epochs, accumulate_grad_batches=config.accumulate, num_sanity_val_steps=0,
+        use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=terminal,
+        log_every_n_steps=10, logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
+        callbacks=[EarlyStopping("validation_usdr", mode="max", patience=config.patience), Checkpoints(folder),
+                   ProgressBar(config.batch_size) if terminal else EpochLines()],
     )  # fmt: skip
+    checkpoint, epochs = last_checkpoint(folder)
+    sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
     started = time.monotonic()
-    resume = folder / "last.ckpt"
     interrupt = signal.getsignal(signal.SIGINT)
     model.train()
     try:
         trainer.fit(
-            module, data.training_loader(mixes, config.batch_size, config.workers),
-            DataLoader(validation, batch_size=None), ckpt_path=resume if resume.is_file() else None, weights_only=True,
+            module,
+            DataLoader(mixes, config.batch_size, sampler=sampler, num_workers=config.workers,
+                       persistent_workers=config.workers > 0),
+            DataLoader(validation, batch_size=None, sampler=range(rank, len(validation), processes)),
+            ckpt_path=checkpoint, weights_only=True,
         )  # fmt: skip
     except SystemExit:  # what Lightning makes of an interrupt
         signal.signal(signal.SIGINT, interrupt)
         raise KeyboardInterrupt from None
-    model.load_state_dict(_model_state(folder / "best.ckpt"))
-    model.save_pretrained(folder / "model")
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error}; last good checkpoint: {last_checkpoint(folder)[0] or 'none'}") from None
     history = [{name: None if math.isnan(value) else value for name, value in row.items()} for row in module.history]
-    records.save_json(folder / "record.json", {
-        "run": folder.name, **settings, "parameters": sum(p.numel() for p in model.parameters()),
-        "bands": len(model.config.bins()), "songs": {"train": len({t for s in mixes.segments.values() for t, *_ in s}),
-                                                     "validation": len(validation)},
-        "seconds": round(time.monotonic() - started, 1), "history": history, **records.provenance(),
-    })  # fmt: skip
+    if trainer.is_global_zero:
+        records.save_json(folder / "record.json", {
+            "run": folder.name, **settings, "parameters": sum(p.numel() for p in model.parameters()),
+            "bands": len(model.config.bins()), "songs": {"train": mixes.num_songs, "validation": len(validation)},
+            "processes": processes, "seconds": round(time.monotonic() - started, 1), "history": history,
+            **records.provenance(),
+        })  # fmt: skip
+    trainer.strategy.barrier()
     return _finished(model, folder)
 
 
@@ -231,18 +347,35 @@ def _finished(model: BSRNN, folder: Path) -> Fitted:
     return Fitted(model.cpu().eval(), pd.DataFrame(history))
 
 
+def _processes() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun says."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _placement(device: torch.device, processes: int) -> dict:
+    """On which devices Lightning trains: this one, or, under torchrun, one per process."""
+    if processes == 1:
+        return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
+    return {"accelerator": device.type, "devices": local, "num_nodes": processes // local, "strategy": strategy}
+
+
 def _datasets(model, dataset, config, seed):
     sources = model.config.sources
     tracks = data.find_tracks(dataset, "train", config.portion)
     validation = data.find_tracks(dataset, "validation")
-    mixes = data.RandomMixes(tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
-                             gain_db=config.gain_db, drop=config.drop)  # fmt: skip
+    mixes = data.Mixes(tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
+                       mixing=config.mixing, salient=config.salient, gain_db=config.gain_db, drop=config.drop,
+                       epoch_size=config.epoch_size)  # fmt: skip
     return mixes, data.WholeTracks(validation, sources)
 
 
 def _claim(folder: Path, settings: dict) -> None:
     """Note the settings of a new run in its folder, or see that they are those of the run to go on with."""
     file = folder / "settings.json"
+    if folder.exists() and not file.is_file() and any(folder.iterdir()):
+        raise ValueError(f"{folder} exists and is not a run: choose another name")
     settings = json.loads(json.dumps(settings))
     if file.is_file():
         before = json.loads(file.read_text())
@@ -250,11 +383,6 @@ def _claim(folder: Path, settings: dict) -> None:
             if settings.get(name) != before.get(name):
                 raise ValueError(f"{folder} holds a run with other settings ({name}): remove it or choose another name")
     records.save_json(file, settings)
-
-
-def _model_state(checkpoint: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 def transfer(base: BSRNN, sources: tuple[str, ...]) -> BSRNN:
@@ -265,5 +393,6 @@ def transfer(base: BSRNN, sources: tuple[str, ...]) -> BSRNN:
 def _hush() -> None:
     """Keep Lightning's advertisements, and hints that do not apply here, out of logs and notebooks."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in ("does not have many workers", "LeafSpec", "Checkpoint directory", "isinstance.treespec"):
+    for message in ("does not have many workers", "LeafSpec", "Checkpoint directory", "isinstance.treespec",
+                    "smaller than the logging interval", "in eval mode at the start of training", "recommended to use `self.log"):
         warnings.filterwarnings("ignore", f".*{message}.*")

@@ -27,7 +27,8 @@ PAPER_OPTIONS = [
     "--mlp_dim", "--batch_size", "--reduce_size", "--part", "--portion", "--clip_grad_norm", "--max_epochs", "--lr",
     "--data_loader_workers", "--musdbhq_location", "--checkpoint_fp", "--name",
 ]  # fmt: skip
-EXTRA_OPTIONS = ["--schema", "--hidden_dim", "--config", "--bf16", "--transfer", "--resume"]
+EXTRA_OPTIONS = ["--schema", "--hidden_dim", "--config", "--accumulate", "--ema", "--epoch_size", "--mixing",
+                 "--salient", "--gain_db", "--drop", "--bf16", "--transfer"]  # fmt: skip
 
 
 def write(file, samples, channels=2, rate=RATE):
@@ -258,10 +259,10 @@ def test_a_run_that_was_interrupted_is_resumed(data, root, monkeypatch, capsys):
     assert code == 130
     assert capsys.readouterr().err == "bsrnn train: interrupted\n"
     assert not (root / "runs" / "run" / "model").exists()
-    assert bsrnn(*arguments, "--resume") == 0
+    assert bsrnn(*arguments) == 0
     assert (root / "runs" / "run" / "model").is_dir()
     weights = (root / "runs" / "run" / "model" / "model.safetensors").read_bytes()
-    assert bsrnn(*arguments, "--resume") == 0  # which has nothing left to do
+    assert bsrnn(*arguments) == 0  # which has nothing left to do
     assert (root / "runs" / "run" / "model" / "model.safetensors").read_bytes() == weights
 
 
@@ -288,6 +289,11 @@ def nothing(places):
     """Spoils nothing: the arguments are at fault."""
 
 
+def no_stems(folder):
+    for stem in STEMS:
+        (folder / f"{stem}.wav").unlink()
+
+
 def empty_audio(file):
     soundfile.write(file, np.zeros((0, 2)), RATE)
 
@@ -305,9 +311,12 @@ BAD_INPUT = {
                                     "has no train and no test"),
     "train, no songs": (TRAIN, lambda p: (shutil.rmtree(p["data"] / "train"), (p["data"] / "train").mkdir()),
                         "no songs for train"),
-    "train, stem lacking": (TRAIN, lambda p: (p["data"] / SONG / "bass.wav").unlink(), "has no bass.wav"),
-    "train, validation stem lacking": (TRAIN, lambda p: (p["data"] / "train/a/bass.wav").unlink(), "has no bass.wav"),
-    "evaluate, stem lacking": (EVALUATE, lambda p: (p["data"] / "test/t/drums.wav").unlink(), "has no drums.wav"),
+    "train, stems lacking": (TRAIN, lambda p: no_stems(p["data"] / SONG), "has no stems"),
+    "train, validation stems lacking": (TRAIN, lambda p: no_stems(p["data"] / "train/a"), "has no stems"),
+    "evaluate, stems lacking": (EVALUATE, lambda p: no_stems(p["data"] / "test/t"), "has no stems"),
+    "train, stems.yaml is none": (TRAIN, lambda p: (p["data"] / "stems.yaml").write_text("drums"), "should map each"),
+    "train, not a number": (TRAIN, lambda p: soundfile.write(p["data"] / SONG / "bass.wav", np.full((4000, 2), np.nan),
+                                                             RATE, subtype="FLOAT"), "not finite"),
     "train, unreadable": (TRAIN, lambda p: (p["data"] / SONG / "other.wav").write_text("text"), "cannot be read"),
     "infer, unreadable": (INFER, lambda p: (p["data"] / "test/t/mixture.wav").write_text("text"), "cannot be read"),
     "evaluate, unreadable": (EVALUATE, lambda p: (p["data"] / "test/t/bass.wav").write_text("text"), "cannot be read"),
@@ -315,11 +324,11 @@ BAD_INPUT = {
     "infer, empty audio": (INFER, lambda p: empty_audio(p["data"] / "test/t/mixture.wav"), "holds no samples"),
     "infer, missing song": (INFER, lambda p: (p["data"] / "test/t/mixture.wav").unlink(), "no such file"),
     "infer, song is a folder": ([*INFER, "--input", "{data}"], nothing, "no such file"),
-    "train, lengths differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", 100), "differ in frames"),
-    "train, rates differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", RATE // 2, 2, 100), "samplerate"),
+    "train, lengths differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", 100), "differ in length"),
+    "train, rates differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", RATE // 2, 2, 100), "sample rate"),
     "train, silent source": ([*TRAIN, "--part", "bass"],
                              lambda p: [soundfile.write(p["data"] / f"train/{song}/bass.wav", np.zeros((4000, 2)), RATE)
-                                        for song in "abc"], "no training song has bass that sounds"),
+                                        for song in "abc"], "bass is silent in all"),
     "train, unknown schema": ([*TRAIN, "--schema", "v8"], nothing, "unknown band schema"),
     "train, unknown source": ([*TRAIN, "--part", "guitar"], nothing, "unknown source 'guitar'"),
     "train, source twice": ([*TRAIN, "--part", "bass", "--part", "bass"], nothing, "different names"),
@@ -343,8 +352,7 @@ BAD_INPUT = {
     "transfer, no model": (TRANSFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
     "transfer, from nothing": ([*TRAIN, "--transfer"], nothing, "--transfer and --checkpoint_fp go together"),
     "train, from a model": ([*TRAIN, "--checkpoint_fp", "{model}"], nothing, "--transfer and --checkpoint_fp"),
-    "train, name taken": (TRAIN, lambda p: occupy(p["root"] / "runs" / "run"), "exists: choose another --name"),
-    "train, nothing to resume": ([*TRAIN, "--resume"], nothing, "there is nothing to --resume"),
+    "train, name taken": (TRAIN, lambda p: occupy(p["root"] / "runs" / "run"), "is not a run: choose another name"),
     "infer, out is a file": (INFER, lambda p: (p["tmp"] / "out").write_text("a"), "is a file, not a folder"),
     "evaluate, out is a folder": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").mkdir(), "scores.csv is a folder"),
     "train, no such device": (["--device", "cuda:99", *TRAIN], nothing, "not available here"),
@@ -373,7 +381,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(case, data, root, model, t
 
 def test_several_unusable_songs_are_a_line_each(data, root, tmp_path, capsys):
     for song in "bc":
-        (data / "train" / song / "bass.wav").unlink()
+        no_stems(data / "train" / song)
     before = tree(tmp_path)
     assert bsrnn(*(argument.format(data=data) for argument in TRAIN)) == cli.EXIT_USER_ERROR
     lines = capsys.readouterr().err.splitlines()

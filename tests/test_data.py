@@ -1,10 +1,13 @@
+import re
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
 from bsrnn import data
-from bsrnn.data import STEMS, EpochSampler, RandomMixes, active_segments, find_tracks
+from bsrnn.data import STEMS, EpochSampler, Mixes, active_segments, find_tracks
 
 RATE = 8_000
 
@@ -113,12 +116,11 @@ def test_no_songs_or_unknown_split(empty):
 
 
 DAMAGE = {
-    "has no bass.wav": lambda folder: (folder / "bass.wav").unlink(),
-    "has no mixture.wav": lambda folder: (folder / "mixture.wav").unlink(),
+    "has no stems": lambda folder: [(folder / f"{stem}.wav").unlink() for stem in STEMS],
     "drums.wav: cannot be read as audio": lambda folder: (folder / "drums.wav").write_text("not audio" * 20),
     "vocals.wav: holds no samples": lambda folder: soundfile.write(folder / "vocals.wav", np.zeros((0, 2)), RATE),
-    "differ in frames": lambda folder: soundfile.write(folder / "other.wav", noise(799, 2), RATE),
-    "differ in samplerate": lambda folder: soundfile.write(folder / "other.wav", noise(800, 2), 44_100),
+    "differ in length": lambda folder: soundfile.write(folder / "other.wav", noise(799, 2), RATE),
+    "differ in sample rate": lambda folder: soundfile.write(folder / "other.wav", noise(800, 2), 44_100),
     "differ in channels": lambda folder: soundfile.write(folder / "other.wav", noise(800, 1), RATE),
 }
 
@@ -233,8 +235,14 @@ def test_a_quiet_passage_is_measured_against_the_track():
 
 
 def mixes(songs, sources=STEMS, **settings):
-    defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0, "gain_db": 10.0, "drop": 0.1}
-    return RandomMixes(find_tracks(songs, "train"), sources, **(defaults | settings))
+    defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0, "mixing": "random", "salient": True, "gain_db": 10.0,
+                "drop": 0.1}  # fmt: skip
+    return Mixes(find_tracks(songs, "train"), sources, **(defaults | settings))
+
+
+def as_mixed(samples, source, index):
+    """A source as it goes into a sample, before the division by the peak."""
+    return samples._stem(source, *samples._choices(index)[source])
 
 
 def silence(songs, stem, *numbers):
@@ -275,7 +283,7 @@ def test_a_stem_is_dropped_as_often_as_said(songs, drop):
 @pytest.mark.parametrize("gain_db", [0.0, 10.0])
 def test_gains_are_uniform_in_decibels(songs, gain_db):
     samples = mixes(songs, gain_db=gain_db, drop=0.0)
-    rms = [samples._stem("bass", np.random.default_rng(i)).square().mean().sqrt() for i in range(300)]
+    rms = [as_mixed(samples, "bass", i).square().mean().sqrt() for i in range(300)]
     decibels = 20 * np.log10(np.array(rms) / 0.05)
     assert np.quantile(decibels, [0, 0.25, 0.5, 0.75, 1]) == pytest.approx(np.linspace(-gain_db, gain_db, 5), abs=1.2)
 
@@ -286,8 +294,7 @@ def test_a_mixture_joins_songs_and_channels(songs):
         for stem in STEMS:
             soundfile.write(songs / "train" / f"song {i}" / f"{stem}.wav", samples, RATE, subtype="FLOAT")
     samples = mixes(songs, gain_db=0.0, drop=0.0)
-    drawn = [[round(10 * float(samples._stem(stem, draw).mean())) for stem in STEMS]
-             for draw in (np.random.default_rng(i) for i in range(60))]  # fmt: skip
+    drawn = [[round(10 * float(as_mixed(samples, source, i).mean())) for source in STEMS] for i in range(60)]
     values = {value for stems in drawn for value in stems}
     assert values == {sign * (i + 1) for i in (1, 2, 3, 4, 5, 7) for sign in (1, -1)}  # songs 0 and 6 validate
     assert sum(len({abs(value) for value in stems}) > 1 for stems in drawn) > 40
@@ -331,7 +338,7 @@ def test_unknown_or_silent_sources(songs):
     with pytest.raises(ValueError, match="unknown source 'guitar': choose from drums"):
         mixes(songs, ("drums", "guitar"))
     silence(songs, "bass", *range(8))
-    with pytest.raises(ValueError, match="no training song has bass that sounds"):
+    with pytest.raises(ValueError, match="bass is silent in all 6 songs"):
         mixes(songs, ("drums", "bass"))
     assert not mixes(songs, ("drums",)).segments["bass"]
 
@@ -372,23 +379,137 @@ def test_an_epoch_is_as_many_chunks_as_the_songs_hold(songs):
     assert len(mixes(songs, chunk=5.0)) == 6  # at least one of every song
 
 
-def test_epochs_never_share_an_index():
-    sampler = EpochSampler(7)
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_epochs_never_share_an_index(processes):
     epochs = []
     for epoch in range(4):
-        sampler.set_epoch(epoch)
-        epochs.append(list(sampler))
-        assert len(epochs[-1]) == len(sampler) == 7
-    assert len({index for epoch in epochs for index in epoch}) == 4 * 7
-    resumed = EpochSampler(7)
-    resumed.set_epoch(2)
-    assert list(resumed) == epochs[2]
+        drawn = []
+        for rank in range(processes):
+            sampler = EpochSampler(25, 4, rank, processes)
+            sampler.set_epoch(epoch)
+            assert len(list(sampler)) == len(sampler) == 25 // (4 * processes) * 4
+            assert list(sampler)[:4] == list(sampler.batch(0))
+            drawn += sampler
+        epochs.append(drawn)
+    indices = [index for epoch in epochs for index in epoch]
+    assert sorted(indices) == list(range(len(indices)))
 
 
-def test_the_loader_gives_whole_batches_in_the_order_of_the_indices(songs):
-    samples = mixes(songs, ("bass", "drums"), chunk=0.3)  # 36 of them
-    batches = list(data.training_loader(samples, 5, 0))
-    assert len(batches) == 7
-    assert all(mixture.shape == (5, 1, 2_400) and targets.shape == (5, 2, 1, 2_400) for mixture, targets in batches)
-    assert torch.equal(batches[1][0][2], samples[7][0])
-    assert len(list(data.training_loader(samples, 100, 0))) == 1  # of samples beyond the epoch, rather than none
+def test_processes_share_the_batches_of_one():
+    one = EpochSampler(24, 6)
+    two = [EpochSampler(24, 3, rank, 2) for rank in range(2)]
+    for number in range(4):
+        assert [*two[0].batch(number), *two[1].batch(number)] == list(one.batch(number))
+
+
+def test_an_epoch_has_at_least_one_batch():
+    assert list(EpochSampler(3, 5)) == [0, 1, 2, 3, 4]
+
+
+# other layouts
+
+
+def write_stems(folder, suffix=".wav", samples=800, **stems):
+    folder.mkdir(parents=True)
+    for i, (name, level) in enumerate(stems.items()):
+        soundfile.write(folder / f"{name}{suffix}", level * noise(samples, 2, seed=i), RATE)
+
+
+def test_a_folder_of_songs_without_splits(tmp_path):
+    for i in range(7):
+        write_stems(tmp_path / f"song {i}", drums=1, vocals=0.5)
+    assert names(tmp_path, "validation") == ["song 0", "song 6"]
+    assert names(tmp_path, "train") == [f"song {i}" for i in range(1, 6)]
+    with pytest.raises(FileNotFoundError, match="no songs for test"):
+        find_tracks(tmp_path, "test")
+    (track, *_) = find_tracks(tmp_path, "train")
+    assert track.sources == STEMS
+    assert not track.read("bass").any()
+    assert track.read("bass").shape == (2, 800)
+    assert torch.equal(track.read("mixture"), track.read("drums") + track.read("vocals"))
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_formats_are_read_at_random(tmp_path, suffix):
+    for name in "ab":
+        write_stems(tmp_path / name, suffix, 30_000, drums=1, bass=1)
+    (track,) = find_tracks(tmp_path, "train")
+    whole = track.read("drums")
+    for start, frames in ((0, 100), (12_345, 3_000), (track.length - 7, 7)):
+        part = track.read("drums", start, frames)
+        torch.testing.assert_close(part, whole[:, start : start + frames], rtol=0, atol=1e-6)
+
+
+def test_a_mapping_joins_stems(tmp_path):
+    for name in "ab":
+        write_stems(tmp_path / name, kick=1, snare=0.5, lead=0.3, unused=1)
+    (tmp_path / "stems.yaml").write_text("drums: [kick, snare, hats]\nmelody: [lead]\n")
+    (track,) = find_tracks(tmp_path, "train")
+    assert track.sources == ("drums", "melody")
+    parts = [torch.from_numpy(soundfile.read(tmp_path / "b" / f"{name}.wav", dtype="float32")[0].T)
+             for name in ("kick", "snare", "lead")]  # fmt: skip
+    assert torch.equal(track.read("drums"), parts[0] + parts[1])
+    torch.testing.assert_close(track.read("mixture"), sum(parts))
+    samples = mixes(tmp_path, ("melody",), drop=0.0, chunk=0.05)
+    assert samples[0][1].any()
+    with pytest.raises(ValueError, match="unknown source 'bass': choose from drums, melody"):
+        mixes(tmp_path, ("bass",))
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("drums", "should map each"), ("drums: kick", "should map each"), ("", "should map each"), ("{", "is not YAML"),
+    ("drums: [kick]\nbass: [kick]", "kick belongs to one source only"), ("mixture: [kick]", "mixture is no source"),
+])  # fmt: skip
+def test_a_mapping_that_is_none(tmp_path, text, message):
+    write_stems(tmp_path / "a", kick=1)
+    (tmp_path / "stems.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        find_tracks(tmp_path, "train")
+    assert one_line(error)
+
+
+def test_a_stem_file_of_musdb18(tmp_path):
+    stempeg = pytest.importorskip("stempeg", reason="stempeg needs the ffmpeg program", exc_type=RuntimeError)
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+    shutil.copy(stempeg.example_stem_path(), tmp_path / "test" / "a song.stem.mp4")
+    (track,) = find_tracks(tmp_path, "test")
+    mixture, stems, rate = data.bundled_song()
+    assert (track.name, track.sample_rate) == ("a song", rate)
+    assert abs(track.length - mixture.shape[1]) < 2_048
+    for source in STEMS:
+        part = track.read(source, 100_000, 5_000)
+        torch.testing.assert_close(part, stems[source][:, 100_000:105_000], rtol=0, atol=1e-3)
+
+
+def test_all_problems_are_found_before_training(songs):
+    soundfile.write(songs / "train" / "song 2" / "bass.wav", np.full((16_000, 2), np.nan), RATE, subtype="FLOAT")
+    soundfile.write(songs / "train" / "song 3" / "drums.wav", np.full((16_000, 2), np.inf), RATE, subtype="FLOAT")
+    silence(songs, "vocals", *range(8))
+    with pytest.raises(ValueError) as error:
+        mixes(songs)
+    lines = str(error.value).splitlines()
+    assert [re.search(text, line) is not None for text, line in
+            zip((r"song 2.bass\.wav.*not finite", r"song 3.drums\.wav.*not finite", "vocals is silent in all 6"), lines,
+                strict=True)] == [True] * 3  # fmt: skip
+
+
+def test_aligned_mixes_are_one_place_of_one_song(songs):
+    for i in range(8):  # a ramp tells the place, its offset the song
+        ramp = np.linspace(0, 0.1, 16_000)[:, None] + [i, i + 0.5]
+        for source in STEMS:
+            soundfile.write(songs / "train" / f"song {i}" / f"{source}.wav", ramp, RATE, subtype="FLOAT")
+    samples = mixes(songs, mixing="aligned", gain_db=0.0, drop=0.0)
+    places = set()
+    for index in range(20):
+        stems = [as_mixed(samples, source, index) for source in STEMS]
+        assert all(torch.equal(one, stems[0]) for one in stems)
+        places.add(float(stems[0][0, 0]))
+        assert len(samples.songs(index)) == 1
+    assert len(places) == 20
+
+
+def test_songs_of_a_sample(songs):
+    samples = mixes(songs)
+    assert any(len(samples.songs(index)) > 2 for index in range(5))
+    assert all(name in names(songs, "train") for index in range(20) for name in samples.songs(index))

@@ -6,10 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bsrnn import devices, train
+from bsrnn import data, devices, train
 from bsrnn.data import find_tracks, fingerprint
 from bsrnn.evaluate import evaluate
+from bsrnn.metrics import usdr
 from bsrnn.model import BSRNN
+from bsrnn.separate import estimate
 from bsrnn.train import TrainingConfig, fit
 
 QUICK = {"batch_size": 4, "max_epochs": 2, "portion": 0.34}  # of 6 training songs, 2: five steps in an epoch
@@ -63,7 +65,8 @@ def test_fit_leaves_a_model_a_record_and_a_checkpoint(small, songs, tmp_path):
     config = TrainingConfig(**QUICK)
     fitted = fit(small("drums", "bass"), songs, config, tmp_path / "a run", seed=3, device="cpu", experiment="base")
     found = sorted(path.name for path in (tmp_path / "a run").iterdir())
-    assert found == ["best.ckpt", "last.ckpt", "model", "record.json", "settings.json"]
+    assert found == ["history.csv", "last.ckpt", "model", "previous.ckpt", "record.json", "settings.json",
+                     "tensorboard"]  # fmt: skip
     assert same(BSRNN.from_pretrained(tmp_path / "a run" / "model").state_dict(), fitted.model.state_dict())
     assert not fitted.model.training
     record = json.loads((tmp_path / "a run" / "record.json").read_text())
@@ -104,7 +107,7 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(small, songs, tmp_p
 
     def worse_every_epoch(module):
         seen[module.current_epoch] = state(module.model)
-        module.track_scores = [torch.full_like(score, -module.current_epoch) for score in module.track_scores]
+        module.tracks = [(torch.full_like(score, -module.current_epoch), loss) for score, loss in module.tracks]
         original(module)
 
     monkeypatch.setattr(train.Module, "on_validation_epoch_end", worse_every_epoch)
@@ -248,13 +251,110 @@ def test_an_interrupt_by_the_user_reaches_the_caller(small, songs, tmp_path, ste
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+def test_a_damaged_checkpoint_is_left_aside(small, songs, tmp_path, steps, capsys):
+    config = TrainingConfig(**QUICK | {"max_epochs": 3})
+    straight = fit(small("drums"), songs, config, tmp_path / "straight", device="cpu")
+    steps.stop_at = 15 + 13  # in the third epoch
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(small("drums"), songs, config, tmp_path / "broken", device="cpu")
+    last = tmp_path / "broken" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-500])
+    capsys.readouterr()
+    resumed = fit(small("drums"), songs, config, tmp_path / "broken", device="cpu")
+    assert steps.count == 15 + 13 + 10  # from the checkpoint before, after the first epoch
+    assert f"{last} is damaged and left aside" in capsys.readouterr().out
+    assert same(resumed.model.state_dict(), straight.model.state_dict())
+    pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
+
+
+# what is learned
+
+
+def test_overfits_one_batch(tiny):
+    model = tiny(("bass", "drums"), sample_rate=8_000, chunk=0.5, feature_dim=16, hidden_dim=16, mlp_dim=32).train()
+    time = torch.arange(4_000) / 8_000
+    bass = torch.stack([torch.sin(2 * torch.pi * pitch * time) for pitch in (110, 165)])[:, None]
+    drums = torch.randn(2, 1, 4_000) * torch.exp(-30 * (time % 0.125))
+    targets = 0.3 * torch.stack([bass, drums], 1)  # (B, S, 1, L)
+    batch = (targets.sum(1), targets)
+    module = train.Module(model, TrainingConfig())
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(200):
+        optimizer.zero_grad()
+        module.training_step(batch, step).backward()
+        optimizer.step()
+    estimates = estimate(model.eval(), batch[0])
+    assert float(torch.stack([usdr(*pair) for pair in zip(targets, estimates, strict=True)]).mean()) > 15
+
+
+def test_the_gradient_of_several_tasks_is_the_sum_of_theirs(small):
+    both = small("drums", "bass").train()
+    batch = (torch.randn(2, 1, 1_600), torch.randn(2, 2, 1, 1_600))
+    train.Module(both, TrainingConfig()).training_step(batch, 0).backward()
+    expected = {}
+    for number, source in enumerate(both.config.sources):
+        single = small(source).train()
+        weights = both.state_dict()
+        single.load_state_dict({name: weights[name] for name in single.state_dict()})
+        train.Module(single, TrainingConfig()).training_step((batch[0], batch[1][:, number : number + 1]), 0).backward()
+        for name, parameter in single.named_parameters():
+            expected[name] = expected.get(name, 0) + parameter.grad
+    for name, parameter in both.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_batches_are_one_step_of_a_large_one(small, songs, tmp_path):
+    large = fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "large", device="cpu")
+    parts = TrainingConfig(**QUICK | {"batch_size": 2, "accumulate": 2, "epoch_size": 20})
+    small_ones = fit(small("drums"), songs, parts, tmp_path / "parts", device="cpu")
+    assert small_ones.history["step"].tolist() == large.history["step"].tolist() == [5, 10]
+    for name, value in large.model.state_dict().items():
+        torch.testing.assert_close(small_ones.model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_moving_average_is_what_is_validated_and_kept(small, songs, tmp_path, monkeypatch):
+    weights = []
+    original = train.Module.optimizer_step
+
+    def optimizer_step(module, *args, **kwargs):
+        original(module, *args, **kwargs)
+        weights.append(module.model.heads["drums"].mask_bias.detach().clone())
+
+    monkeypatch.setattr(train.Module, "optimizer_step", optimizer_step)
+    config = TrainingConfig(**QUICK | {"max_epochs": 1}, ema=0.5)
+    kept = fit(small("drums"), songs, config, tmp_path / "run", device="cpu").model
+    average = weights[0]
+    for value in weights[1:]:
+        average = 0.5 * average + 0.5 * value
+    torch.testing.assert_close(kept.heads["drums"].mask_bias.detach(), average)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, songs, tmp_path, monkeypatch, what):
+    original = train.Module.training_step
+
+    def training_step(module, batch, number):
+        loss = original(module, batch, number)
+        if module.global_step < 7:
+            return loss
+        return loss * torch.nan if what == "loss" else loss + 1e30 * loss**9 * 1e30
+
+    monkeypatch.setattr(train.Module, "training_step", training_step)
+    with pytest.raises(FloatingPointError, match="not finite in step 8; songs of the batch: song") as error:
+        fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
+    assert str(error.value).endswith(f"last good checkpoint: {tmp_path / 'run' / 'last.ckpt'}")
+    assert "\n" not in str(error.value)
+    assert BSRNN.from_pretrained(tmp_path / "run" / "model")
+
+
 # what is refused
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("batch_size", 0), ("max_epochs", 0), ("lr", 0.0), ("lr", float("nan")), ("lr_decay", -1.0),
-    ("clip_grad_norm", 0.0), ("patience", 0), ("gain_db", -1.0), ("gain_db", float("nan")), ("drop", 1.0),
-    ("drop", -0.1), ("portion", 0.0), ("portion", 1.1), ("workers", -1),
+    ("batch_size", 0), ("accumulate", 0), ("ema", 1.0), ("epoch_size", -1), ("mixing", "both"), ("max_epochs", 0),
+    ("lr", 0.0), ("lr", float("nan")), ("lr_decay", -1.0), ("clip_grad_norm", 0.0), ("patience", 0),
+    ("gain_db", -1.0), ("gain_db", float("nan")), ("drop", 1.0), ("drop", -0.1),
+    ("portion", 0.0), ("portion", 1.1), ("workers", -1),
 ])  # fmt: skip
 def test_training_config_out_of_range(name, value):
     with pytest.raises(ValueError, match=name) as error:
@@ -285,8 +385,8 @@ def test_trains_in_bf16(small, songs, tmp_path, bf16):
 
 
 def test_bad_data_leaves_no_folder(small, songs, tmp_path):
-    (songs / "train" / "song 6" / "vocals.wav").unlink()  # a validation song
-    with pytest.raises(ValueError, match=r"song 6: has no vocals\.wav"):
+    (songs / "train" / "song 6" / "vocals.wav").write_text("text")  # a validation song
+    with pytest.raises(ValueError, match=r"song 6.vocals\.wav: cannot be read"):
         fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 

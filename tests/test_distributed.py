@@ -1,0 +1,88 @@
+"""Trainings as processes of their own: several at once, killed, out of disk space."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
+         "--hidden_dim", "5", "--num_blstm_layers", "1", "--mlp_dim", "6", "--schema", "generic-12-8"]  # fmt: skip
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.fixture
+def command(songs, tmp_path, monkeypatch):
+    """The arguments of a training of `name` in the folder `root`."""
+    monkeypatch.setenv("BSRNN_ROOT", str(tmp_path / "root"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    (tmp_path / "root").mkdir()
+
+    def make(name, *options, launcher=()):
+        return [sys.executable, *launcher, "-m", "bsrnn.cli", "--device", "cpu", "train", "--musdbhq_location", songs,
+                "--part", "drums", "--part", "bass", "--name", name, *SIZES, *map(str, options)]  # fmt: skip
+
+    return make
+
+
+def run(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def left_by(tmp_path, name):
+    folder = tmp_path / "root" / "runs" / name
+    return (folder / "model" / "model.safetensors").read_bytes(), (folder / "history.csv").read_bytes()
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(command, tmp_path):
+    run(command("one", "--batch_size", 4, "--max_epochs", 2))
+    run(command("two", "--batch_size", 2, "--max_epochs", 2, launcher=TORCHRUN))
+    one, two = (pd.read_csv(tmp_path / "root" / "runs" / name / "history.csv") for name in ("one", "two"))
+    assert one["step"].tolist() == two["step"].tolist()
+    pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, epochs):
+    options = ("--batch_size", 1, "--max_epochs", 4, "--epoch_size", 60, "--data_loader_workers", epochs)
+    run(command("straight", *options))
+    history = tmp_path / "root" / "runs" / "killed" / "history.csv"
+    process = subprocess.Popen(command("killed", *options), stdout=subprocess.PIPE, text=True)
+    settings = history.with_name("settings.json")
+    while not settings.is_file() or (epochs and not history.is_file()):
+        time.sleep(0.02)
+        assert process.poll() is None
+    time.sleep(0.3)  # into the next epoch
+    process.kill()
+    process.communicate()
+    assert not history.with_name("record.json").is_file()
+    again = run(command("killed", *options))
+    assert ("going on after epoch" in again.stdout) == history.is_file() or not epochs
+    assert left_by(tmp_path, "killed") == left_by(tmp_path, "straight")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(command, tmp_path):
+    options = ("--batch_size", 4, "--max_epochs", 1, "--epoch_size", 8)
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))}
+    done = subprocess.run(command("run", *options), capture_output=True, text=True, timeout=300, **limited)
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert "the checkpoint of epoch 1 cannot be written" in line and "run the same command again" in line
+    assert "Traceback" not in done.stderr
+    folder = tmp_path / "root" / "runs" / "run"
+    assert not [path for path in folder.rglob("*") if "ckpt" in path.name]
+    run(command("run", *options))
+    assert (folder / "record.json").is_file()
+
+
+def test_a_random_seed_is_refused_where_processes_must_agree(command):
+    done = subprocess.run([sys.executable, "-m", "bsrnn.cli", "--seed", "-1", *command("run")[5:]], text=True,
+                          capture_output=True, env=os.environ | {"WORLD_SIZE": "2", "RANK": "0"})  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "bsrnn: several processes need the same --seed: give one\n"
