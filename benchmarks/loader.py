@@ -12,7 +12,7 @@ import torch
 from bsrnn import records
 from bsrnn.data import STEMS, Mixes, find_data, find_tracks
 
-CHUNK, COUNT, REPEATS = 3.0, 40, 5
+CHUNK, COUNT, REPEATS = 3.0, 10, 5
 
 
 def ours(mixes: Mixes, first: int) -> None:
@@ -38,8 +38,7 @@ def main() -> None:
     torch.set_num_threads(1)
     root = find_data(args.musdbhq_location)
     songs = find_tracks(root, "train")
-    mixes = Mixes(songs, STEMS, sample_rate=songs[0].sample_rate, chunk=CHUNK, seed=0, mixing="random", salient=True,
-                  gain_db=10.0, drop=0.0)  # fmt: skip
+    mixes = Mixes(songs, STEMS, sample_rate=songs[0].sample_rate, chunk=CHUNK, seed=0, drop=0.0)
     names = {song.name for song in songs}
     tracks = [track for track in musdb.DB(root, is_wav=True, subsets="train") if track.name in names]
     rows = []

@@ -34,7 +34,6 @@ SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 6  # without a list of its own, every sixth training song validates; our choice
 
 # Source activity detection, Luo & Yu, section IV-A1
-SEGMENT = 6.0  # seconds, with half overlap
 SEGMENT_CHUNKS = 10
 SILENT_LEVEL = 1e-5
 ACTIVE_QUANTILE = 0.15
@@ -251,26 +250,27 @@ def fingerprint(root: Path) -> str:
     return records.fingerprint(files, root)
 
 
-def windows(length: int, sample_rate: int) -> list[tuple[int, int]]:
-    """The segments of 6 s, half overlapping, of a song of `length` samples; a shorter one is one segment."""
-    size = min(round(SEGMENT * sample_rate), length)
+def windows(length: int, sample_rate: int, segment: float = 6.0) -> list[tuple[int, int]]:
+    """The half overlapping segments of so many seconds of a song of `length` samples; a shorter one is one segment."""
+    size = min(round(segment * sample_rate), length)
     return [(start, start + size) for start in range(0, length - size + 1, max(1, size // 2))]
 
 
-def active_segments(stem: Tensor, sample_rate: int) -> list[tuple[int, int]]:
+def active_segments(stem: Tensor, sample_rate: int, segment: float = 6.0) -> list[tuple[int, int]]:
     """Where a stem sounds: those of its `windows` that source activity detection keeps.
 
     A segment is cut into ten chunks. The threshold is the 15% quantile of the RMS of all the track's chunks, at least
     1e-3; a segment is kept if more than half of its chunks exceed it. That energy means RMS is our choice.
 
     Args:
-        stem: (C, L). Shorter than 6 s, it is one segment.
+        stem: (C, L). Shorter than a segment, it is one.
         sample_rate: in Hz.
+        segment: length of a segment in seconds.
 
     Returns:
         half-open ranges of samples.
     """
-    segments = windows(stem.shape[-1], sample_rate)
+    segments = windows(stem.shape[-1], sample_rate, segment)
     part = max(1, (segments[0][1] - segments[0][0]) // SEGMENT_CHUNKS)
     chunks = torch.stack([stem[:, start : start + part * SEGMENT_CHUNKS] for start, _ in segments])
     levels = chunks.unflatten(-1, (-1, part)).square().mean((1, 3)).sqrt()  # (segments, chunks)
@@ -295,12 +295,13 @@ def bundled_song() -> tuple[Tensor, dict[str, Tensor], int] | None:
     return mixture, dict(zip(STEMS, stems, strict=True)), int(rate)
 
 
-def survey(tracks: Sequence[Track], sources: Sequence[str], salient: bool = True) -> dict[str, list]:
-    """Reads every song once: where each source sounds, as (track, start, stop); all problems are found here.
+def survey(tracks: Sequence[Track], sources: Sequence[str], segment: float, salient: bool) -> dict[str, list]:
+    """Reads every song once: the segments of each source, as (track, start, stop); all problems are found here.
 
     Args:
         tracks: the songs.
         sources: what must sound somewhere.
+        segment: length of a segment in seconds.
         salient: keep the segments of `active_segments` only, else all.
 
     Raises:
@@ -316,8 +317,9 @@ def survey(tracks: Sequence[Track], sources: Sequence[str], salient: bool = True
                 continue
             if stem.any():
                 heard.add(source)
-            ranges = active_segments(stem, track.sample_rate) if salient else windows(track.length, track.sample_rate)
-            found += [(track, *segment) for segment in ranges]
+            ranges = active_segments(stem, track.sample_rate, segment) if salient else (
+                windows(track.length, track.sample_rate, segment))  # fmt: skip
+            found += [(track, *limits) for limits in ranges]
     silent = [source for source in sources if source not in heard or not segments[source]]
     problems += [f"{source} is silent in all {len(tracks)} songs: nothing to learn or score" for source in silent]
     if problems:
@@ -338,10 +340,12 @@ class Mixes(Dataset):
         sample_rate: of the samples, in Hz.
         chunk: length of a sample in seconds.
         seed: of all draws.
-        mixing: "random", sources of different songs; or "aligned", all of one song, from one place.
         salient: take segments in which the source sounds; of aligned mixes, any.
+        segment: length of a segment in seconds.
+        mixing: "random", sources of different songs; or "aligned", all of one song, from one place.
         gain_db: gains are uniform within plus and minus this, in dB.
         drop: probability that a source is silent.
+        peak_division: divide mixture and targets by the largest of their peaks.
         epoch_size: samples in an epoch; 0 is as many chunks as the songs hold.
 
     Each item is a mixture (1, L) and the targets (S, 1, L).
@@ -349,12 +353,13 @@ class Mixes(Dataset):
 
     def __init__(
         self, tracks: Sequence[Track], targets: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
-        mixing: str, salient: bool, gain_db: float, drop: float, epoch_size: int = 0,
+        salient: bool = True, segment: float = 6.0, mixing: str = "random", gain_db: float = 10.0, drop: float = 0.1,
+        peak_division: bool = True, epoch_size: int = 0,
     ):  # fmt: skip
         check_sources(targets, tracks)
         self.targets, self.sample_rate, self.chunk, self.seed = tuple(targets), sample_rate, chunk, seed
-        self.mixing, self.gain_db, self.drop = mixing, gain_db, drop
-        self.segments = survey(tracks, targets, salient and mixing == "random")
+        self.mixing, self.gain_db, self.drop, self.peak_division = mixing, gain_db, drop, peak_division
+        self.segments = survey(tracks, targets, segment, salient and mixing == "random")
         self.num_songs = len(tracks)
         self.epoch_size = epoch_size or sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
 
@@ -365,6 +370,8 @@ class Mixes(Dataset):
         stems = {source: self._stem(source, *choice) for source, choice in self._choices(index).items()}
         mixture = sum(stems.values())
         targets = torch.stack([stems[source] for source in self.targets])
+        if not self.peak_division:
+            return mixture, targets
         # of all stems, so that a sample does not depend on which of them are targets
         peak = max(1e-8, *(float(signal.abs().max()) for signal in (mixture, *stems.values())))
         return mixture / peak, targets / peak
@@ -439,7 +446,7 @@ class WholeTracks(Dataset):
 
     def __init__(self, tracks: Sequence[Track], targets: Sequence[str]):
         check_sources(targets, tracks)
-        survey(tracks, targets, salient=False)
+        survey(tracks, targets, segment=1.0, salient=False)
         self.tracks, self.targets = tracks, targets
 
     def __len__(self) -> int:

@@ -44,16 +44,20 @@ class TrainingConfig:
     clip_grad_norm: float = 5.0
     patience: int = 10  # epochs without a better validation before training stops
     ema: float = 0.0  # decay per step of a moving average of the weights, which is validated and kept; 0: none
-    mixing: str = "random"  # sources of different songs (the paper), or "aligned", all from one place of one song
-    salient: bool = True  # source activity detection: random mixes take segments in which the source sounds
+    # how samples are mixed: section IV-A1 (source activity detection) and IV-A2 (the rest)
+    salient: bool = True  # random mixes take segments in which the source sounds
+    segment: float = 6.0  # seconds of a segment; a sample is a crop of it as long as the model's chunk
+    mixing: str = "random"  # sources of different songs, or "aligned", all from one place of one song
     gain_db: float = 10.0  # stems are mixed with gains within plus and minus this
     drop: float = 0.1  # probability that a stem is left out of a sample
+    peak_division: bool = True  # divide mixture and targets by the largest of their peaks
     portion: float = 1.0  # share of the training songs
     bf16: bool = False  # matrix products in bfloat16, on devices that have it
     workers: int = 0  # processes that read data beside the training
 
     def __post_init__(self):
-        for name in ("batch_size", "accumulate", "max_epochs", "lr", "lr_decay", "clip_grad_norm", "patience"):
+        for name in ("batch_size", "accumulate", "max_epochs", "lr", "lr_decay", "clip_grad_norm", "patience",
+                     "segment"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in ("gain_db", "epoch_size", "workers"):
@@ -366,8 +370,8 @@ def _datasets(model, dataset, config, seed):
     tracks = data.find_tracks(dataset, "train", config.portion)
     validation = data.find_tracks(dataset, "validation")
     mixes = data.Mixes(tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
-                       mixing=config.mixing, salient=config.salient, gain_db=config.gain_db, drop=config.drop,
-                       epoch_size=config.epoch_size)  # fmt: skip
+                       salient=config.salient, segment=config.segment, mixing=config.mixing, gain_db=config.gain_db,
+                       drop=config.drop, peak_division=config.peak_division, epoch_size=config.epoch_size)  # fmt: skip
     return mixes, data.WholeTracks(validation, sources)
 
 
@@ -394,5 +398,6 @@ def _hush() -> None:
     """Keep Lightning's advertisements, and hints that do not apply here, out of logs and notebooks."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in ("does not have many workers", "LeafSpec", "Checkpoint directory", "isinstance.treespec",
-                    "smaller than the logging interval", "in eval mode at the start of training", "recommended to use `self.log"):
+                    "smaller than the logging interval", "in eval mode at the start of training",
+                    "recommended to use `self.log"):
         warnings.filterwarnings("ignore", f".*{message}.*")

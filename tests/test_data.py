@@ -235,8 +235,7 @@ def test_a_quiet_passage_is_measured_against_the_track():
 
 
 def mixes(songs, sources=STEMS, **settings):
-    defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0, "mixing": "random", "salient": True, "gain_db": 10.0,
-                "drop": 0.1}  # fmt: skip
+    defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0}
     return Mixes(find_tracks(songs, "train"), sources, **(defaults | settings))
 
 
@@ -513,3 +512,23 @@ def test_songs_of_a_sample(songs):
     samples = mixes(songs)
     assert any(len(samples.songs(index)) > 2 for index in range(5))
     assert all(name in names(songs, "train") for index in range(20) for name in samples.songs(index))
+
+
+def test_without_activity_detection_every_segment_is_taken(songs):
+    for i in range(8):
+        file = songs / "train" / f"song {i}" / "bass.wav"
+        samples, _ = soundfile.read(file)
+        samples[:12_000] = 0
+        soundfile.write(file, samples, RATE, subtype="FLOAT")
+    every = mixes(songs, segment=0.5, salient=False).segments["bass"]
+    active = mixes(songs, segment=0.5).segments["bass"]
+    assert [start for _, start, _ in every] == list(range(0, 12_001, 2_000)) * 6
+    assert [start for _, start, _ in active] == [12_000] * 6
+
+
+def test_without_peak_division_levels_stay(songs):
+    divided, plain = mixes(songs, drop=0.0), mixes(songs, drop=0.0, peak_division=False)
+    for index in range(5):
+        peak = max(float(part.abs().max()) for part in (plain[index][0], *plain[index][1]))
+        torch.testing.assert_close(divided[index][1], plain[index][1] / peak)
+        assert peak != pytest.approx(1)
