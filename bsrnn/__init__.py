@@ -2,6 +2,8 @@
 
     bands       band schemas: the paper's and the generic one
     model       BSRNN: mixture spectrogram in, one estimate per source out
+    configs     models by name, and what they cost
+    devices     where a model runs, and in which precision
     audio       read, write, resample, normalize waveforms
     spectral    STFT, its inverse, standardization
     separate    a song to its stems

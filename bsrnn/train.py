@@ -121,7 +121,7 @@ class Module(lightning.LightningModule):
 
     def validation_step(self, batch, _):
         mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
-        peak = max(mixture.abs().max(), targets.abs().max())  # as in training, for losses of the same scale
+        peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
         estimates = separate(self.candidate, mixture, sample_rate, overlap=1)
         estimates = torch.stack(list(estimates.values()))
