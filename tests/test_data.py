@@ -520,8 +520,8 @@ def test_without_activity_detection_every_segment_is_taken(songs):
         samples, _ = soundfile.read(file)
         samples[:12_000] = 0
         soundfile.write(file, samples, RATE, subtype="FLOAT")
-    every = mixes(songs, segment=0.5, salient=False).segments["bass"]
-    active = mixes(songs, segment=0.5).segments["bass"]
+    every = mixes(songs, ("bass",), segment=0.5, salient=False).segments["bass"]
+    active = mixes(songs, ("bass",), segment=0.5).segments["bass"]
     assert [start for _, start, _ in every] == list(range(0, 12_001, 2_000)) * 6
     assert [start for _, start, _ in active] == [12_000] * 6
 
