@@ -253,6 +253,9 @@ class ProgressBar(TQDMProgressBar):
         bar.unit, bar.unit_scale = "chunk", self.batch_size
         return bar
 
+    def get_metrics(self, trainer, module):
+        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
+
 
 def seed_everything(seed: int) -> None:
     """Seed torch, numpy and Python: the initial weights follow. Training samples have a generator of their own."""
