@@ -45,8 +45,7 @@ test: .venv/ready
 	pytest
 
 benchmark: .venv/ready
-	python benchmarks/loader.py
-	python benchmarks/benchmark.py
+	for script in loader hop memory benchmark; do python benchmarks/$$script.py || exit 1; done
 
 lab: .venv/ready
 	jupyter lab notebooks

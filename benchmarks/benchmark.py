@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,22 +21,22 @@ from tqdm import tqdm
 from bsrnn import records
 from bsrnn.configs import costs, named_config
 from bsrnn.devices import autocast, has_bf16, keep_memory, torch_device
-from bsrnn.model import BSRNN
+from bsrnn.model import BSRNN, Config
 from bsrnn.separate import estimate
-from bsrnn.train import Module, TrainingConfig
+from bsrnn.train import Module, TrainingConfig, seed_everything
 
 MODELS = ("small", "paper-vocals")
-TASKS = ("inference", "training", "transfer")
-BATCHES = {"cpu": (1, 4, 16), "cuda": (1, 2, 4, 8, 16, 64)}
-# of audio in a batch of the paper's model on a CPU: more takes minutes
-CPU_SECONDS = {"inference": 12, "training": 3, "transfer": 3}
-REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 20.0  # of one measurement; the budget is in seconds
+# separate all sources of the model; a training step for one source, for all of them, for a new head of one
+TASKS = ("inference", "base", "multitask", "transfer")
+BATCHES = {"cpu": (1, 2, 16), "cuda": (1, 2, 4, 8, 16, 64)}
+CPU_SECONDS = 6  # of audio in a batch of the paper's model on a CPU: more takes minutes
+REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 10.0  # of one measurement; the budget is in seconds
 LSTM_EVENTS = {"aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLayerBackward0",
                "autograd::engine::evaluate_function: CudnnRnnBackward0"}  # fmt: skip
 
 
 def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool) -> Callable[[], None]:
-    """One pass over a batch of chunks (B, 1, L): estimates, a step of training, or one of the heads only."""
+    """One pass over a batch of chunks (B, 1, L): estimates, or a training step."""
     if task == "inference":
         model.eval()
 
@@ -45,7 +46,7 @@ def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool
 
         return run
     for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(task == "training" or parameter_name.startswith("heads."))
+        parameter.requires_grad_(task != "transfer" or parameter_name.startswith("heads."))
     model.train()
     module = Module(model, TrainingConfig())
     (optimizer,), _ = module.configure_optimizers()
@@ -113,19 +114,25 @@ def lstm_share(run: Callable[[], None], device: torch.device, task: str) -> floa
     return inside / total
 
 
+def configuration(name: str, task: str) -> Config:
+    """The model of that name, with the sources that the task is about."""
+    config = named_config(name)
+    return replace(config, sources=config.sources[:1]) if task in ("base", "transfer") else config
+
+
 def pair(cell: tuple[str, str, int, bool], device: torch.device) -> list[Callable[[], None]]:
     """The workload of a cell of the table (model, task, batch, bf16), by our model and by the plain version."""
     name, task, batch, bf16 = cell
-    torch.manual_seed(0)
-    model = BSRNN(named_config(name)).to(device)
+    seed_everything(0)
+    model = BSRNN(configuration(name, task)).to(device)
     samples = round(model.config.chunk * model.config.sample_rate)
     chunks = 0.1 * torch.randn(batch, 1, samples, device=device)
     return [workload(each, task, chunks, bf16) for each in (model, PlainBSRNN(model).to(device))]
 
 
 def peak_memory(cell: tuple[str, str, int, bool], which: int, device: torch.device) -> float:
-    """Megabytes that a first call needs beyond what is there before it; NaN where the system does not tell. On a CPU it
-    has to be measured in a process of its own, where no memory is left from calls before."""
+    """Megabytes that a first call in this process needs beyond what is there before it; NaN where the system does not
+    tell."""
     run = pair(cell, device)[which]
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
@@ -147,27 +154,32 @@ def _status(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
+def alone(function: Callable, *arguments):
+    """Call a function in a process of its own, which leaves no memory taken."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 def measure(cell: tuple[str, str, int, bool], device: torch.device) -> dict:
-    """One row of the table."""
+    """One row of the table, but for memory."""
+    keep_memory()
     name, task, batch, bf16 = cell
-    config = named_config(name)
+    config = configuration(name, task)
     audio = batch * config.chunk
     size = 8192 if device.type == "cuda" else 2048
     runs = pair(cell, device)
-    ours, theirs, product = in_turns(device, *runs, multiplication(device, bf16, size))
+    base = [] if task == "base" else [pair((name, "base", batch, bf16), device)[0]]
+    ours, theirs, product, *base = in_turns(device, *runs, multiplication(device, bf16, size), *base)
     # a backward pass has twice the products of a forward pass
     passes = [1 if task == "inference" or (task == "transfer" and cost.module.startswith("band")) else 3
               for cost in costs(config)]  # fmt: skip
     rate = audio * sum(each * cost.macs for each, cost in zip(passes, costs(config), strict=True)) / ours
     share = lstm_share(runs[0], device, task)
-    peaks = []
-    for which in range(2):
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            peaks.append(pool.submit(peak_memory, cell, which, device).result())
     return {
         "model": name, "task": task, "precision": "bf16" if bf16 else "fp32", "batch": batch,
-        "ms": 1e3 * ours, "plain_ms": 1e3 * theirs, "speedup": theirs / ours, "times_real_time": audio / ours,
-        "lstm_share": share, "of_gemm_rate": rate / (size**3 / product), "peak_MB": peaks[0], "plain_peak_MB": peaks[1],
+        "ms": 1e3 * ours, "plain_ms": 1e3 * theirs, "speedup": theirs / ours,
+        "base_step": base[0] / ours if base else 1.0, "times_real_time": audio / ours,
+        "lstm_share": share, "of_gemm_rate": rate / (size**3 / product),
     }  # fmt: skip
 
 
@@ -177,20 +189,21 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, help="by name, see `bsrnn info`")
     parser.add_argument("--batches", nargs="+", type=int, help="chunks in a batch")
     args = parser.parse_args()
-    keep_memory()
     device = torch_device(args.device)
     cells = [
         (name, task, batch, bf16)
         for name in args.models for task in TASKS for bf16 in (False, True)
         for batch in args.batches or BATCHES[device.type]
         if (has_bf16(device) or not bf16)
-        and (device.type == "cuda" or name == "small" or batch * named_config(name).chunk <= CPU_SECONDS[task])
+        and (device.type == "cuda" or name == "small" or batch * named_config(name).chunk <= CPU_SECONDS)
+        and (task != "multitask" or len(named_config(name).sources) > 1)
     ]  # fmt: skip
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
     rows = []
     for cell in tqdm(cells, "measuring", unit="cell"):
-        rows.append(measure(cell, device) | {"hardware": hardware})
+        ours, plain = (alone(peak_memory, cell, which, device) for which in range(2))
+        rows.append(alone(measure, cell, device) | {"peak_MB": ours, "plain_peak_MB": plain, "hardware": hardware})
     table = pd.DataFrame(rows)
     file = records.save_table(records.results("benchmark") / f"{device.type}.csv", table)
     print(table.to_string(index=False, float_format="%.2f"))

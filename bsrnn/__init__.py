@@ -4,9 +4,9 @@
     model       BSRNN: mixture spectrogram in, one estimate per source out
     configs     models by name, and what they cost
     devices     where a model runs, and in which precision
-    audio       read, write, resample, normalize waveforms
+    audio       decode, encode, resample, normalize waveforms
     spectral    STFT, its inverse, standardization
-    separate    a song to its stems
+    separate    a song to its stems, in memory or from file to files
     demo        a generated data set in MUSDB18-HQ layout
     data        songs, splits, training samples
     losses      what training minimizes
@@ -17,6 +17,6 @@
     plots       every figure
     cli         the command line
 
-A song:  audio.read -> separate.separate -> audio.write.
+A song:  audio.Recording -> separate.Separator -> audio.Encoder.
 An experiment:  a profile -> train.fit -> evaluate.evaluate -> records.publish -> plots.
 """

@@ -8,7 +8,8 @@ from pathlib import Path
 
 EXIT_USER_ERROR = 2
 
-DATA_HELP = "folder with train/ and test/ as MUSDB18-HQ has them, or demo: songs that are generated"
+DATA_HELP = "folder of songs with their stems, with train/ and test/ or without, see README; or demo: generated songs"
+FORMATS = ("wav", "wav24", "wav16", "flac", "ogg", "mp3")  # those of audio.py, which imports torch
 BF16_HELP = "compute matrix products in bfloat16, on devices that have it"
 
 
@@ -40,10 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=2, help="samples in a batch")
     add("--reduce_size", action="store_true", help="a small model: feature_dim, hidden_dim, num_blstm_layers and "
         "mlp_dim of `bsrnn info small`")  # fmt: skip
-    add("--config", help="a model by name, such as paper-vocals, in place of all of the above but --batch_size; "
-        "`bsrnn info` lists them")  # fmt: skip
-    add("--part", action="append", help="source to estimate: drums, bass, other or vocals; repeat for several; "
-        "none means all four (multi-task), or those of --config")  # fmt: skip
+    add("--config", help="a model by name, such as paper-vocals, in place of all above but --batch_size, not with "
+        "--transfer; `bsrnn info` lists them")  # fmt: skip
+    add("--part", action="append", help="source to estimate; repeat for several (multi-task); none means all of "
+        "the data, or those of --config")  # fmt: skip
     add("--portion", type=float, default=1.0, help="share of the training songs to use, 0 to 1")
     add("--clip_grad_norm", type=float, default=5.0, help="largest norm of the gradient")
     add("--max_epochs", type=int, default=100, help="passes over the training songs")
@@ -67,11 +68,21 @@ def build_parser() -> argparse.ArgumentParser:
     add("--name", required=True, help="of the run; it lies in runs/NAME, its model in runs/NAME/model; the same "
         "command again goes on where it stopped")  # fmt: skip
 
-    add = command("infer", infer, "separate a song into its sources")
-    add("--checkpoint_fp", type=Path, required=True, help="model folder")
-    add("--input", type=Path, required=True, help="song: wav, flac, ogg or mp3")
-    add("--out", type=Path, required=True, help="folder that gets one wav file per source")
-    add("--bf16", action="store_true", help=BF16_HELP)
+    add = command("infer", infer, "separate songs into their sources")
+    add("--checkpoint_fp", type=Path, action="append", required=True, help="model folder, or last.ckpt of a training; "
+        "repeat for several models")  # fmt: skip
+    add("--input", type=Path, nargs="+", required=True, help="songs, or folders of them: wav, flac, ogg, mp3, and "
+        "what else the ffmpeg program reads")  # fmt: skip
+    add("--out", type=Path, required=True, help="folder that gets SONG/SOURCE.wav")
+    add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
+    add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
+    add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
+    add("--loudness", choices=("rescale", "clamp"), default="rescale", help="where stems exceed what a format other "
+        "than wav can hold: bring all of a song down by one gain, or cut off what exceeds")  # fmt: skip
+    add("--hop", type=float, help="seconds from one chunk to the next, less is better and slower; none means "
+        "half a chunk")  # fmt: skip
+    add("--skip-existing", action="store_true", help="leave out songs whose stems are all there")
+    add("--fp32", action="store_true", help="compute in float32 also where bfloat16 is faster")
 
     add = command("evaluate", evaluate, "score models on the songs of a split")
     add("--checkpoint_fp", type=Path, action="append", default=[], help="model folder; repeat for several; "
@@ -125,6 +136,8 @@ def train(args: argparse.Namespace) -> None:
     folder = records.root() / "runs" / args.name
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")
+    if args.transfer and args.config:
+        raise ValueError("--config and --transfer exclude each other: a transfer has its base's sizes")
     dataset = find_data(args.musdbhq_location)
     sources = tuple(args.part or stem_mapping(dataset))
     train.seed_everything(args.seed)
@@ -150,21 +163,34 @@ def train(args: argparse.Namespace) -> None:
 
 
 def infer(args: argparse.Namespace) -> None:
-    from bsrnn import audio, separate
-    from bsrnn.devices import autocast, keep_memory, torch_device
-    from bsrnn.model import BSRNN
+    from bsrnn.devices import keep_memory
+    from bsrnn.separate import Separator, find_songs
 
     keep_memory()
-    device = torch_device(args.device)
-    model = BSRNN.from_pretrained(args.checkpoint_fp).to(device)
-    song, sample_rate = audio.read(args.input)
-    if args.out.exists() and not args.out.is_dir():
-        raise NotADirectoryError(f"{args.out} is a file, not a folder")
-    with autocast(device, args.bf16):
-        stems = separate.separate(model, song, sample_rate, progress=True)
-    for source, stem in stems.items():
-        audio.write(args.out / f"{source}.wav", stem, sample_rate)
-        print(args.out / f"{source}.wav")
+    separator = Separator.from_pretrained(*args.checkpoint_fp, sources=args.sources, hop=args.hop, device=args.device,
+                                          bf16=False if args.fp32 else None)  # fmt: skip
+    songs = find_songs(args.input, args.out)
+    failures = []
+    for song, folder in songs.items():
+        targets = separator.targets(folder, args.format, args.residual)
+        if args.skip_existing and all(file.is_file() for file in targets.values()):
+            print(f"{folder}: is there already")
+            continue
+        try:
+            written = separator.separate_file(song, folder, form=args.format, residual=args.residual,
+                                              loudness=args.loudness, progress=True)  # fmt: skip
+        except (ValueError, FileNotFoundError) as error:  # of this song; the others may be better
+            failures.append(str(error))
+            continue
+        except OSError as error:  # of writing, which will be no better for the others
+            raise OSError("\n".join([*failures, str(error)])) from None
+        if written.peak > 1 and args.format != "wav":
+            what = f"all were scaled by {written.gain:.3f}" if written.gain < 1 else "what exceeds was cut off"
+            print(f"{song}: the stems peak at {written.peak:.2f}, full scale is 1: {what}; --format wav keeps them "
+                  "as they are", file=sys.stderr)  # fmt: skip
+        print(*written.files, sep="\n")
+    if failures:
+        raise ValueError("\n".join(failures))
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -378,7 +378,7 @@ class Mixes(Dataset):
 
     def songs(self, index: int) -> list[str]:
         """The names of the songs that sound in a sample."""
-        return sorted({track.name for segment, *_ in self._choices(index).values() if segment for track in segment[:1]})
+        return sorted({segment[0].name for segment, *_ in self._choices(index).values() if segment})
 
     def _choices(self, index: int) -> dict[str, tuple]:
         """Of every source: its segment, or None for silence, the place of the crop, the channel and the gain; the last

@@ -1,8 +1,13 @@
 """Where a model runs, and in which precision."""
 
 import ctypes
+import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
@@ -43,6 +48,8 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16; on other CPUs torch's LSTM fails there."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported()  # older AVX512 computes it by way of float32, slowly
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -57,3 +64,35 @@ def autocast(device: torch.device, bf16: bool) -> torch.autocast:
     if bf16 and not has_bf16(device):
         raise ValueError(f"this {device.type.upper()} has no bfloat16: leave out --bf16")
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def by_item(function: Callable[[Tensor], Tensor], batch: Tensor, dim: int = 0) -> Tensor:
+    """Apply a function to a batch, on a CPU to one item per core at a time.
+
+    CPU cores that share an item, or the rows of a batch, would wait for each other at every step of an LSTM. A GPU
+    takes the batch at once.
+
+    Args:
+        function: of a batch of any size; its result has the items along `dim`. Nothing it does is differentiated.
+        batch: (B, ...), on the device that the function works on.
+    """
+    cores = torch.get_num_threads()
+    workers = min(cores, len(batch))
+    if batch.device.type != "cpu" or workers == 1:
+        return function(batch)
+    bf16 = torch.is_autocast_enabled("cpu")  # threads do not inherit it
+
+    def of_item(item):
+        with torch.no_grad(), autocast(batch.device, bf16):
+            return function(item)
+
+    try:
+        return torch.cat(list(_pool(workers, cores // workers).map(of_item, batch.split(1))), dim)
+    finally:
+        torch.set_num_threads(cores)  # the workers' setting is also that of threads to come
+
+
+@lru_cache(1)
+def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    """Workers with so many threads each. They are kept: every new thread would have the C library set memory apart."""
+    return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))

@@ -16,7 +16,7 @@ from bsrnn.separate import separate
 
 def evaluate(
     model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "", experiment: str = "", base_source: str = "",
-    seed: int = 0,
+    seed: int = 0, hop: float | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Separate every song and score every source the model knows.
 
@@ -25,6 +25,7 @@ def evaluate(
         tracks: the songs.
         split: what the songs are, for the table.
         run, experiment, base_source, seed: what the model is, for the table.
+        hop: between the starts of chunks, in seconds; None is half a chunk.
 
     Returns:
         one row per track, source and metric (uSDR, cSDR in dB; NaN where the source is silent).
@@ -34,7 +35,7 @@ def evaluate(
     model.eval()
     rows = []
     for track in tqdm(tracks, f"evaluating {run}", unit="song", delay=2, disable=None):
-        estimates = separate(model, track.read("mixture"), track.sample_rate)
+        estimates = separate(model, track.read("mixture"), track.sample_rate, hop=hop)
         rows += _rows(track, sources, torch.stack([estimates[source] for source in sources]))
     common = {"run": run, "experiment": experiment, "schema": model.config.schema, "base_source": base_source,
               "split": split, "seed": seed}  # fmt: skip

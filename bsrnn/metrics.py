@@ -1,5 +1,7 @@
 """How close an estimate is to its source, in dB, and how sure a mean is."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -56,6 +58,27 @@ def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tens
 def csdr(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
     """Chunk-level SDR: the median over the frames of `csdr_frames` that are not NaN. (S, C, L) to (S,) in dB."""
     return csdr_frames(references, estimates, sample_rate).nanquantile(0.5, dim=-1)
+
+
+def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
+    """The energy of a signal around every multiple of a period, over its mean there: what chunks do at their borders.
+
+    Args:
+        error: (C, L).
+        period: in samples.
+        reach: how far around, in samples, at most half a period.
+        bins: parts of the window of 2 reach samples.
+
+    Returns:
+        (multiples, bins); each multiple has a mean of 1. Silent ones are left out.
+    """
+    power = error.double().square().sum(0)
+    places = range(period, len(power) - reach, period)
+    windows = torch.stack([power[place - reach : place + reach] for place in places])
+    edges = [round(2 * reach * k / bins) for k in range(bins + 1)]
+    energies = torch.stack([windows[:, a:b].mean(1) for a, b in pairwise(edges)], 1)
+    means = windows.mean(1, keepdim=True)
+    return (energies / means)[means[:, 0] > 0]
 
 
 def bootstrap_interval(values: np.ndarray, draws: int = 2_000) -> tuple[float, float]:

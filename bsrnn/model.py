@@ -11,10 +11,11 @@ number of operations does not depend on the number of bands.
 import json
 import math
 import os
-import tempfile
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bsrnn.bands import band_schema
+from bsrnn.devices import by_item
+from bsrnn.records import written_together
 from bsrnn.spectral import standardize
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -76,9 +79,13 @@ class Config:
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is not a model folder: it has no {CONFIG}")
         try:
-            values = json.loads(file.read_text())
-        except ValueError:
+            return cls.of(json.loads(file.read_text()), file)
+        except (json.JSONDecodeError, UnicodeDecodeError):
             raise ValueError(f"{file} is not JSON") from None
+
+    @classmethod
+    def of(cls, values: dict, file: Path) -> "Config":
+        """The configuration that a file holds as `values`; raises ValueError if that is none."""
         names = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or not {"sources", "schema"} <= set(values) <= names:
             raise ValueError(f"{file} is of another architecture: a model is told by {', '.join(sorted(names))}")
@@ -337,9 +344,14 @@ class BSRNN(nn.Module):
         flat = mixture.flatten(0, 1)
         if self.config.standardize:
             flat = standardize(flat)
-        features = self.band_sequence(self.band_split(flat))
+        # a frozen extractor runs as in inference, once for all heads
+        features = by_item(self._features, flat, 2) if self.frozen else self._features(flat)
         masks = torch.stack([head(features) for head in self.heads.values()], 1)  # (B * C, S, F, T)
         return masks.unflatten(0, mixture.shape[:2]).transpose(1, 2)
+
+    def _features(self, spectrogram: Tensor) -> Tensor:
+        """(B, F, T) complex -> (T, K, B, N)."""
+        return self.band_sequence(self.band_split(spectrogram))
 
     def with_heads(self, sources: Iterable[str]) -> "BSRNN":
         """A new model with a copy of this one's extractor and new, untrained heads for `sources`."""
@@ -347,6 +359,12 @@ class BSRNN(nn.Module):
         model.band_split.load_state_dict(self.band_split.state_dict())
         model.band_sequence.load_state_dict(self.band_sequence.state_dict())
         return model
+
+    def keep_heads(self, sources: Iterable[str]) -> "BSRNN":
+        """Drop the heads of all other sources. Returns self."""
+        self.config = replace(self.config, sources=tuple(sources))
+        self.heads = nn.ModuleDict({source: self.heads[source] for source in self.config.sources})
+        return self
 
     def freeze_extractor(self) -> "BSRNN":
         """Leave only the heads trainable; the extractor then runs as in inference. Returns self."""
@@ -369,35 +387,61 @@ class BSRNN(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write weights (safetensors) and configuration (JSON) to a folder, made if missing."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-            save_file({name: value.cpu() for name, value in self.state_dict().items()}, Path(partial, WEIGHTS))
-            Path(partial, CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-            for name in (CONFIG, WEIGHTS):
-                os.replace(Path(partial, name), folder / name)
+        with written_together(Path(folder)) as partial:
+            save_file({name: value.cpu() for name, value in self.state_dict().items()}, partial / WEIGHTS)
+            (partial / CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+            shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors would let its owner alone read it
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike) -> "BSRNN":
-        """Load what `save_pretrained` wrote, in evaluation mode on the CPU.
+    def from_pretrained(cls, path: str | os.PathLike) -> "BSRNN":
+        """Load a model, in evaluation mode on the CPU. Nothing in a file is ever executed.
+
+        Args:
+            path: a folder as `save_pretrained` wrote it, the last.ckpt of a training, or a file of torch.save that
+                holds a state dict, with a config.json beside it.
 
         Raises:
-            FileNotFoundError: the folder lacks one of the two files.
-            ValueError: a file is damaged, or weights and configuration do not belong to this architecture.
+            FileNotFoundError: something is missing.
+            ValueError: a file is damaged or holds more than tensors, or weights and configuration do not belong
+                together or to this architecture.
         """
-        folder = Path(folder)
-        config = Config.load(folder)
-        if not (folder / WEIGHTS).is_file():
-            raise FileNotFoundError(f"{folder} is not a model folder: it has no {WEIGHTS}")
+        path = Path(path)
+        if path.is_file():
+            file, (config, weights) = path, _load_checkpoint(path)
+        else:
+            file, config = path / WEIGHTS, Config.load(path)
+            if not file.is_file():
+                raise FileNotFoundError(f"{path} is not a model folder: it has no {WEIGHTS}")
+            try:
+                weights = load_file(file)
+            except SafetensorError as error:
+                raise ValueError(f"{file} is damaged: {error}") from None
         try:
             model = cls(config)
-        except TypeError as error:  # a value of a wrong type
-            raise ValueError(f"{folder / CONFIG} is of another architecture: {error}") from None
+        except (TypeError, RuntimeError) as error:  # a value of a wrong type, or beyond all memory
+            raise ValueError(f"{path}: its configuration is of another architecture: {error}") from None
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except SafetensorError as error:
-            raise ValueError(f"{folder / WEIGHTS} is damaged: {error}") from None
+            model.load_state_dict(weights)
         except RuntimeError as error:
             reason = str(error).split("\n\t")[1] if "\n\t" in str(error) else str(error)
-            raise ValueError(f"{folder / WEIGHTS} is of another architecture: {reason}") from None
+            raise ValueError(f"{file} is of another architecture: {reason}") from None
         return model.eval()
+
+
+def _load_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
+    """Configuration and weights in a file of torch.save: those that a training would keep, where it is a checkpoint."""
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError(f"{file} holds more than tensors, or is damaged: refused, nothing in it was run") from None
+    except Exception:  # torch raises what zip files raise
+        raise ValueError(f"{file} is damaged, or no checkpoint") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is of another architecture: it holds no state dict")
+    weights = content.get("state_dict", content)
+    for prefix in ("average.module.", "model."):  # of a training's moving average, and of its model
+        if chosen := {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}:
+            weights = chosen
+            break
+    config = Config.of(content["config"], file) if "config" in content else Config.load(file.parent)
+    return config, weights

@@ -220,6 +220,28 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     return figure
 
 
+def seams(energies: Mapping[str, np.ndarray], reach: float) -> Figure:
+    """The energy of errors around the borders of chunks: a seam is a peak in the middle.
+
+    Args:
+        energies: name -> (borders, bins), relative to their mean, see `metrics.energy_around`.
+        reach: how far around a border the bins lie, in seconds.
+    """
+    figure, axes = _axes(1, 1, (7.2, 3.6))
+    ax = axes[0, 0]
+    ax.axvline(0, color=_INK, linewidth=1, linestyle=":")
+    for (name, values), (colour, marker) in zip(energies.items(), _SOURCE_STYLES[1:], strict=False):
+        edges = np.linspace(-reach, reach, values.shape[1] + 1) * 1e3
+        centres = (edges[1:] + edges[:-1]) / 2
+        low, high = np.transpose([bootstrap_interval(column) for column in values.T])
+        ax.fill_between(centres, low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.plot(centres, values.mean(0), color=colour, marker=marker, markersize=3, linewidth=1.4,
+                label=f"{name} ({len(values)} borders)")  # fmt: skip
+    ax.set(xlabel="ms from the border of a chunk", ylabel="energy of the error / mean", ylim=(0, None))
+    ax.legend(frameon=False, fontsize=10, loc="lower right")
+    return figure
+
+
 def model_costs(costs: pd.DataFrame) -> Figure:
     """Parameters and multiply-accumulates of several models, a bar each, by module.
 

@@ -14,8 +14,9 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import pandas as pd
 SCORE_COLUMNS = (
     "run", "experiment", "schema", "base_source", "source", "split", "track", "metric", "value", "seed",
 )  # fmt: skip
-LIBRARIES = ("torch", "torchaudio", "lightning", "numpy", "pandas", "soundfile", "librosa", "musdb", "museval")
+LIBRARIES = ("torch", "lightning", "numpy", "pandas", "soundfile", "soxr", "librosa", "musdb", "museval")
 
 
 def root() -> Path:
@@ -81,6 +82,34 @@ def written_whole(path: Path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_together(folder: Path):
+    """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end: all of them
+    appear, or none.
+
+    Raises:
+        OSError: nothing can be written to the folder.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".partial-")
+        except (FileExistsError, NotADirectoryError):
+            raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
+        except OSError as error:
+            raise OSError(f"{folder}: cannot be written to ({error.strerror})") from None
+        with temporary as partial:
+            yield Path(partial)
+            for file in sorted(Path(partial).iterdir()):
+                os.replace(file, folder / file.name)
+    except BaseException:
+        for path in made:
+            with suppress(OSError):  # not empty, or not there
+                path.rmdir()
+        raise
 
 
 def save_json(path: Path, content: Mapping) -> Path:

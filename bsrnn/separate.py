@@ -1,105 +1,339 @@
-"""A song to its stems."""
+"""A song to its stems: in memory, or from file to files, of any length."""
 
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from bsrnn import audio
-from bsrnn.devices import autocast
+from bsrnn.devices import autocast, by_item, has_bf16, torch_device
 from bsrnn.model import BSRNN
+from bsrnn.records import written_together
 from bsrnn.spectral import istft, stft
 
-BATCH = 16  # chunks in one call of the model, or in turns on the cores of a CPU
+BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
+RESIDUAL = "residual"
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .m4a .aac .mp4 .mov .webm .mka .mkv .wma".split()
+)
 
 
-def separate(
-    model: BSRNN, waveform: Tensor, sample_rate: int, *, overlap: int = 2, progress: bool = False
-) -> Mapping[str, Tensor]:
-    """Estimate the sources of a song of any length.
+class Separator:
+    """One or several models that separate songs together.
 
-    The song is resampled to the model's rate and normalized, cut into equal chunks, which are separated one by one and
-    overlap-added, and all of this is undone. With a mask of one the song comes back as it was.
+    Args:
+        models: each source by one of them, on the device where the work is to be done.
+        hop: between the starts of chunks, in seconds; None is half a chunk.
+        bf16: compute matrix products in bfloat16.
+
+    Raises:
+        ValueError: two models estimate the same source.
+    """
+
+    def __init__(self, models: Sequence[BSRNN], *, hop: float | None = None, bf16: bool = False):
+        self.models, self.hop, self.bf16 = list(models), hop, bf16
+        self.sources = tuple(source for model in self.models for source in model.config.sources)
+        if twice := sorted({source for source in self.sources if self.sources.count(source) > 1}):
+            raise ValueError(f"several models estimate {twice[0]}: choose one for each source")
+        for model in self.models:
+            _samples(model, hop)
+
+    @classmethod
+    def from_pretrained(
+        cls, *checkpoints: str | os.PathLike, sources: Sequence[str] | None = None, hop: float | None = None,
+        device: str = "auto", bf16: bool | None = None,
+    ) -> "Separator":  # fmt: skip
+        """Load models from folders or checkpoint files, see `BSRNN.from_pretrained`.
+
+        Args:
+            checkpoints: at least one.
+            sources: what to estimate of what they can; None is everything.
+            hop: between the starts of chunks, in seconds; None is half a chunk.
+            device: auto, cpu, cuda or cuda:1.
+            bf16: compute matrix products in bfloat16; None does so where the device gains by it.
+
+        Raises:
+            FileNotFoundError, ValueError: a model cannot be loaded, or none estimates one of the sources.
+        """
+        target = torch_device(device)
+        models = [BSRNN.from_pretrained(checkpoint) for checkpoint in checkpoints]
+        if sources is not None:
+            known = [source for model in models for source in model.config.sources]
+            if unknown := [source for source in sources if source not in known]:
+                raise ValueError(f"no model estimates {unknown[0]!r}: choose from {', '.join(known)}")
+            wanted = ([source for source in model.config.sources if source in sources] for model in models)
+            models = [model.keep_heads(kept) for model, kept in zip(models, wanted, strict=True) if kept]
+        autocast(target, bool(bf16))  # refuses what the device lacks
+        return cls([model.to(target) for model in models], hop=hop,
+                   bf16=has_bf16(target) if bf16 is None else bf16)  # fmt: skip
+
+    def __call__(self, waveform: Tensor | np.ndarray, sample_rate: int) -> dict[str, Tensor | np.ndarray]:
+        """Separate a song that is in memory.
+
+        Args:
+            waveform: (C, L) or (L,), floats with full scale 1.
+            sample_rate: in Hz.
+
+        Returns:
+            source -> an array of the same kind, shape and type, at the same rate.
+
+        Raises:
+            ValueError: it is not such a waveform.
+        """
+        song = torch.as_tensor(waveform)
+        if not song.is_floating_point() or song.ndim not in (1, 2) or not song.numel():
+            raise ValueError(f"expected floats of shape (channels, samples), not {song.dtype} {tuple(song.shape)}")
+        if not song.isfinite().all():
+            raise ValueError("the waveform holds samples that are not finite (NaN or infinity)")
+        flat = song.detach().cpu().float().reshape(-1, song.shape[-1])
+        stems = {}
+        for model in self.models:
+            with autocast(_device(model), self.bf16):
+                stems |= separate(model, flat, sample_rate, hop=self.hop)
+        stems = {source: stem.reshape(song.shape).to(song) for source, stem in stems.items()}
+        return {source: stem.numpy() for source, stem in stems.items()} if isinstance(waveform, np.ndarray) else stems
+
+    def separate_file(
+        self, song: str | os.PathLike, folder: str | os.PathLike, *, form: str = "wav", residual: bool = False,
+        loudness: str = "rescale", progress: bool = False,
+    ) -> "Written":  # fmt: skip
+        """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length.
+
+        Memory does not grow with the song: it is decoded, separated and written block by block. All files appear
+        together, or none.
+
+        Args:
+            song: audio file, see `audio.Recording`. Channels, as many as there are, are separated one by one.
+            folder: made if missing.
+            form: of the files, one of `audio.FORMATS`.
+            residual: also write what is left of the song after all estimated sources.
+            loudness: where stems exceed full scale and the format cannot hold that: "rescale" them all by one gain, so
+                that they still sum to the song but for that, or "clamp" what exceeds.
+            progress: show a progress bar in a terminal.
+
+        Raises:
+            FileNotFoundError, ValueError: the song cannot be used, or the format does not hold it.
+            OSError: the files cannot be written.
+        """
+        recording = audio.Recording.open(song)
+        targets = self.targets(folder, form, residual)
+        if recording.path.resolve() in {target.resolve() for target in targets.values()}:
+            raise ValueError(f"{song}: its stems would be written over it: choose another folder")
+        with written_together(Path(folder)) as new:
+            audio.Encoder(new / "trial", recording, form).close()  # refuses now what it would refuse at the end
+            (new / "trial").unlink()
+            levels = audio.Levels.of(_shown(recording.blocks(), recording, "listening", progress))
+            recording = replace(recording, length=levels.length)
+            floats = new if form == "wav" else new / "floats"
+            floats.mkdir(exist_ok=True)
+            files = {name: floats / f"{name}.wav" for name in targets}
+            peaks = [self._write(model, recording, levels, files, progress) for model in self.models]
+            if residual:
+                rest = _residual(recording, [files[source] for source in self.sources])
+                peaks.append(audio.write(files[RESIDUAL], _shown(rest, recording, RESIDUAL, progress), recording))
+            peak, gain = max(peaks), 1.0
+            if form != "wav":
+                gain = 1 / peak if loudness == "rescale" and peak > 1 else 1.0
+                for name, file in files.items():
+                    blocks = (gain * block for block in audio.Recording.open(file).blocks())
+                    target = new / targets[name].name
+                    audio.write(target, _shown(blocks, recording, target.name, progress), recording, form)
+                shutil.rmtree(floats)
+        return Written(tuple(targets.values()), peak, gain)
+
+    def targets(self, folder: str | os.PathLike, form: str = "wav", residual: bool = False) -> dict[str, Path]:
+        """The files that `separate_file` writes: source -> path."""
+        names = [*self.sources, RESIDUAL] if residual else self.sources
+        return {name: Path(folder, name + audio.FORMATS[form][0]) for name in names}
+
+    def _write(self, model, recording, levels, files, progress) -> float:
+        """Write a model's estimates to their files, block by block; returns their peak."""
+        with ExitStack() as stack:
+            stack.enter_context(autocast(_device(model), self.bf16))
+            encoders = [stack.enter_context(audio.Encoder(files[source], recording))
+                        for source in model.config.sources]  # fmt: skip
+            blocks = separated(model, recording.blocks(), recording.sample_rate, levels, self.hop)
+            for stems in _shown(blocks, recording, ", ".join(model.config.sources), progress):
+                for encoder, stem in zip(encoders, stems, strict=True):
+                    encoder.write(stem)
+        return max(encoder.peak for encoder in encoders)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `Separator.separate_file` wrote."""
+
+    files: tuple[Path, ...]
+    peak: float  # of all estimates, before the gain
+    gain: float  # below 1 where they were rescaled to fit the format
+
+
+def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Songs, and the folder in `out` for the stems of each: named as the file, below the folders it was found in.
+
+    Args:
+        inputs: files, or folders whose audio files are all meant, hidden ones and what lies in `out` excepted.
+        out: the folder of all stems.
+
+    Raises:
+        ValueError: a folder holds no audio, or the stems of two songs would have the same place.
+    """
+    songs = {}
+    for path in inputs:
+        found = [path]
+        if path.is_dir():
+            found = [file for file in sorted(path.rglob("*"))
+                     if file.suffix.lower() in AUDIO_SUFFIXES and out.resolve() not in file.resolve().parents
+                     and not any(part.startswith(".") for part in file.relative_to(path).parts)]  # fmt: skip
+            if not found:
+                raise ValueError(f"{path}: holds no audio files")
+        for song in found:
+            folder = out / (song.relative_to(path).with_suffix("") if path.is_dir() else song.stem)
+            if taken := [other for other, place in songs.items() if place == folder and other != song]:
+                raise ValueError(f"{song}: its stems would have the place of those of {taken[0]}: separate them apart")
+            songs[song] = folder
+    return songs
+
+
+def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, progress: bool) -> Iterator[Tensor]:
+    """The same blocks, with a progress bar in seconds of sound."""
+    done, rate = 0, recording.sample_rate
+    with tqdm(total=round(recording.length / rate), desc=f"{recording.path.name}: {what}", bar_format=BAR,
+              disable=None if progress else True, leave=False, delay=2) as bar:  # fmt: skip
+        for block in blocks:
+            yield block
+            done += block.shape[-1]
+            bar.update(done // rate - bar.n)
+
+
+def _residual(recording, estimates) -> Iterator[Tensor]:
+    """A recording minus its estimates, which are files, block by block."""
+    others = zip(*(audio.Recording.open(file).blocks() for file in estimates), strict=True)
+    for mixture, stems in zip(recording.blocks(), others, strict=True):
+        yield mixture - sum(stems)
+
+
+def separate(model: BSRNN, waveform: Tensor, sample_rate: int, *, hop: float | None = None) -> Mapping[str, Tensor]:
+    """Estimate the sources of a song that is in memory: source -> (C, L), at its own rate. See `separated`."""
+    stems = separated(model, [waveform], sample_rate, audio.Levels.of([waveform]), hop)
+    return dict(zip(model.config.sources, torch.cat(list(stems), -1), strict=True))
+
+
+def separated(
+    model: BSRNN, song: Iterable[Tensor], sample_rate: int, levels: audio.Levels, hop: float | None = None
+) -> Iterator[Tensor]:
+    """Estimate the sources of a song of any length, block by block.
+
+    The song is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
+    overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
+    blocks changes nothing.
 
     Args:
         model: on whatever device the work is to be done.
-        waveform: (C, L).
+        song: blocks (C, any length).
         sample_rate: in Hz.
-        overlap: how many chunks cover each sample; the hop is the chunk / overlap.
-        progress: show a progress bar in a terminal.
+        levels: of the whole song.
+        hop: between the starts of chunks, in seconds; None is half a chunk.
 
-    Returns:
-        source -> (C, L), at `sample_rate`.
+    Yields:
+        blocks (S, C, n) at `sample_rate`, together as long as the song.
     """
-    config = model.config
-    song = audio.resample(waveform, sample_rate, config.sample_rate)
-    gain = audio.normalization_gain(song)
-    hop = max(1, round(config.chunk * config.sample_rate / overlap))
-    stems = overlap_add(lambda chunks: estimate(model, chunks), song * gain, hop * overlap, hop, progress) / gain
-    stems = audio.resample(stems, config.sample_rate, sample_rate)[..., : waveform.shape[-1]]
-    return dict(zip(config.sources, stems, strict=True))
+    rate, sources = model.config.sample_rate, len(model.config.sources)
+    size, step = _samples(model, hop)
+    batch = BATCH if _device(model).type == "cuda" else 2 * torch.get_num_threads()
+    normalized = audio.resampled((levels.gain * block for block in song), sample_rate, rate)
+    estimates = overlap_add(partial(estimate, model), normalized, size, step, batch)
+    left = levels.length
+    for block in audio.resampled((stems.flatten(0, 1) / levels.gain for stems in estimates), rate, sample_rate):
+        if n := min(left, block.shape[-1]):
+            yield block[:, :n].unflatten(0, (sources, -1))
+            left -= n
+    if left:  # a song that was resampled twice may have lost a sample or two
+        yield torch.zeros(sources, block.shape[0] // sources, left)
+
+
+def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
+    """Chunk and hop of a model in samples."""
+    size = round(model.config.chunk * model.config.sample_rate)
+    step = -(-size // 2) if hop is None else round(hop * model.config.sample_rate)
+    if not 0 < step <= size:
+        raise ValueError(f"hop must be above 0 and at most the model's chunk of {model.config.chunk:g} s, not {hop} s")
+    return size, step
+
+
+def _device(model: BSRNN) -> torch.device:
+    return next(model.parameters()).device
 
 
 def estimate(model: BSRNN, chunks: Tensor) -> Tensor:
-    """Separate chunks of a song: (B, C, L) -> (B, S, C, L), on the model's device and back.
+    """Separate chunks of a song: (B, C, L) -> (B, S, C, L), on the model's device and back."""
+    n_fft, length = model.config.n_fft, chunks.shape[-1]
 
-    A GPU takes them all at once. On a CPU every core takes one at a time: cores that share one chunk, or the rows of a
-    batch, wait for each other at every step of the LSTMs.
-    """
-    device = next(model.parameters()).device
-    n_fft = model.config.n_fft
-    bf16 = torch.is_autocast_enabled(device.type)  # threads do not inherit it
+    def of_channels(part):  # (b, L) -> (b, S, L)
+        with torch.inference_mode():
+            return istft(model(stft(part[:, None], n_fft)), n_fft, length)[:, :, 0]
 
-    @torch.inference_mode()
-    def separated(part):
-        with autocast(device, bf16):
-            return istft(model(stft(part.to(device), n_fft)), n_fft, part.shape[-1]).cpu()
+    def attempt(channels):
+        try:
+            return by_item(of_channels, channels).cpu()
+        except torch.OutOfMemoryError:
+            if len(channels) == 1:
+                raise
+        torch.cuda.empty_cache()
+        return torch.cat([attempt(part) for part in channels.split(-(-len(channels) // 2))])
 
-    cores = torch.get_num_threads()
-    workers = min(cores, len(chunks))
-    if device.type != "cpu" or workers == 1:
-        return separated(chunks)
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,)) as pool:
-        results = list(pool.map(separated, chunks.split(1)))
-    torch.set_num_threads(cores)  # the workers' setting is also that of threads to come
-    return torch.cat(results)
+    return attempt(chunks.flatten(0, 1).to(_device(model))).unflatten(0, chunks.shape[:2]).transpose(1, 2)
 
 
 def overlap_add(
-    process: Callable[[Tensor], Tensor], song: Tensor, size: int, hop: int, progress: bool = False
-) -> Tensor:
+    process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, hop: int, batch: int = 16
+) -> Iterator[Tensor]:
     """Apply `process` to overlapping chunks of a song and join the results by windows that sum to one.
 
-    The song is padded with silence so that every sample lies in size / hop chunks; its length is free.
+    The song is padded with silence so that its ends lie in as many chunks as its middle; its length is free.
 
     Args:
         process: (B, C, size) -> (B, S, C, size).
-        song: (C, L).
-        size: of a chunk in samples, a multiple of `hop`.
-        hop: between the starts of chunks in samples.
-        progress: show a progress bar in a terminal.
+        song: blocks (C, any length).
+        size: of a chunk in samples.
+        hop: between the starts of chunks in samples, at most `size`.
+        batch: chunks to process at once, at most.
 
-    Returns:
-        (S, C, L)
+    Yields:
+        blocks (S, C, n), together as long as the song.
     """
-    length = song.shape[-1]
     margin = size - hop
-    count = -(-(length + margin) // hop)  # chunks, the first of which starts `margin` before the song
-    padded = torch.nn.functional.pad(song, (margin, count * hop + margin - length - margin))
-    chunks = padded.unfold(-1, size, hop).transpose(0, 1)  # (count, C, size)
     # a triangle is never zero, so the first and last samples of a chunk need no special case
     window = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).float()
-    weight = song.new_zeros(padded.shape[-1])
-    stems = None
-    with tqdm(total=count, unit="chunk", disable=None if progress else True, leave=False, delay=2) as bar:
-        for first in range(0, count, BATCH):
-            for i, result in enumerate(process(chunks[first : first + BATCH]), first):
-                if stems is None:
-                    stems = song.new_zeros(*result.shape[:-1], padded.shape[-1])
-                stems[..., i * hop : i * hop + size] += result * window
-                weight[i * hop : i * hop + size] += window
-                bar.update()
-    inside = slice(margin, margin + length)
-    return stems[..., inside] / weight[inside]
+    pending = sums = weights = None  # input from the next chunk on, and what the chunks before add to its results
+    position, length = -margin, 0  # where the next chunk starts in the song, and the length of the song so far
+    for block in chain(song, [None]):
+        if block is not None:
+            length += block.shape[-1]
+            pending = torch.cat([block.new_zeros(len(block), margin) if pending is None else pending, block], -1)
+            wanted = size + (batch - 1) * hop
+        else:
+            pending = torch.nn.functional.pad(pending, (0, -pending.shape[-1] % hop + margin))
+            wanted = size
+        while pending.shape[-1] >= wanted:
+            results = process(pending.unfold(-1, size, hop)[:, :batch].transpose(0, 1))
+            done = len(results) * hop
+            total, weight = results.new_zeros(*results.shape[1:3], done + margin), torch.zeros(done + margin)
+            if sums is not None:
+                total[..., :margin], weight[:margin] = sums, weights
+            for start, result in zip(range(0, done, hop), results, strict=True):
+                total[..., start : start + size] += result * window
+                weight[start : start + size] += window
+            if -position < done:
+                yield (total[..., :done] / weight[:done])[..., max(0, -position) : length - position]
+            sums, weights, pending, position = total[..., done:], weight[done:], pending[:, done:], position + done

@@ -123,7 +123,7 @@ class Module(lightning.LightningModule):
         mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
         peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
-        estimates = separate(self.candidate, mixture, sample_rate, overlap=1)
+        estimates = separate(self.candidate, mixture, sample_rate, hop=self.model.config.chunk)
         estimates = torch.stack(list(estimates.values()))
         spectrograms = stft(estimates, self.model.config.n_fft)
         loss = losses.multitask(self.losses(estimates[None], targets[None], spectrograms[None]))
@@ -169,6 +169,7 @@ class Module(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["history"] = self.history
+        checkpoint["config"] = asdict(self.model.config)  # so that it can be separated with
 
     def on_load_checkpoint(self, checkpoint):
         self.history = checkpoint["history"]
@@ -402,5 +403,5 @@ def _hush() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in ("does not have many workers", "LeafSpec", "Checkpoint directory", "isinstance.treespec",
                     "smaller than the logging interval", "in eval mode at the start of training",
-                    "recommended to use `self.log"):
+                    "recommended to use `self.log", "trainer` reference is not registered"):
         warnings.filterwarnings("ignore", f".*{message}.*")

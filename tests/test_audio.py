@@ -6,13 +6,44 @@ import torch
 from bsrnn import audio
 
 
+def like(rate, channels, length=1000):
+    return audio.Recording(None, rate, channels, length)
+
+
 def test_write_and_read(tmp_path):
     waveform = torch.randn(2, 1000) * 2  # beyond full scale: float files keep it
-    audio.write(tmp_path / "new folder" / "a.wav", waveform, 48_000)
-    read, rate = audio.read(tmp_path / "new folder" / "a.wav")
+    peak = audio.write(tmp_path / "a.wav", waveform.split(300, -1), like(48_000, 2))
+    read, rate = audio.read(tmp_path / "a.wav")
     assert rate == 48_000
     assert torch.equal(read, waveform)
-    assert [p.name for p in (tmp_path / "new folder").iterdir()] == ["a.wav"]
+    assert peak == float(waveform.abs().max())
+
+
+def test_files_that_are_too_long_for_wav(tmp_path):
+    for length, kind in ((2**28, "WAV"), (2**30, "RF64")):
+        audio.write(tmp_path / "a.wav", [torch.zeros(2, 10)], like(44_100, 2, length))
+        assert soundfile.info(tmp_path / "a.wav").format == kind
+        assert audio.read(tmp_path / "a.wav")[0].shape == (2, 10)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_resampling_in_blocks(seed):
+    draw = np.random.default_rng(seed)
+    source, target = (int(rate) for rate in draw.choice([8_000, 11_025, 22_050, 44_100, 44_101, 48_000, 192_000], 2))
+    waveform = torch.randn(int(draw.integers(1, 4)), int(draw.integers(1, 60_000)))
+    whole = audio.resample(waveform, source, target)
+    assert abs(whole.shape[-1] - waveform.shape[-1] * target / source) <= 1
+    size = int(draw.integers(1, 20_000))
+    assert torch.equal(torch.cat(list(audio.resampled(waveform.split(size, -1), source, target)), -1), whole)
+
+
+def test_resampling_keeps_what_both_rates_hold():
+    time = torch.arange(44_100) / 44_100
+    low, high = torch.sin(2 * torch.pi * 1_000 * time), torch.sin(2 * torch.pi * 15_000 * time)
+    inner = slice(2_000, -2_000)
+    halved = audio.resample(torch.stack([low, high]), 44_100, 22_050)
+    assert float((halved[0] - low[::2])[inner].abs().max()) < 1e-4
+    assert float(halved[1, inner].abs().max()) < 1e-4  # what would alias is gone
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -27,7 +58,7 @@ def test_formats(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (b"", "cannot be read"), (b"not audio at all" * 10, "cannot be read"), (b"RIFF", "cannot be read"),
+    (b"", "is empty"), (b"not audio at all" * 10, "cannot be read"), (b"RIFF", "cannot be read"),
 ])  # fmt: skip
 def test_unreadable(tmp_path, content, message):
     (tmp_path / "a.wav").write_bytes(content)
@@ -47,11 +78,12 @@ def test_no_samples_or_not_finite(tmp_path):
         audio.read(tmp_path / "missing.wav")
 
 
-def test_normalization_gain():
+def test_levels():
     waveform = torch.randn(2, 10_000)
-    scaled = waveform * audio.normalization_gain(waveform)
-    assert float(scaled.square().mean().sqrt()) == pytest.approx(0.1, rel=1e-4)
+    levels = audio.Levels.of(waveform.split(999, -1))
+    assert levels.length == 10_000
+    assert float((waveform * levels.gain).square().mean().sqrt()) == pytest.approx(0.1, rel=1e-4)
     click = torch.zeros(1, 10_000)
     click[0, 5] = 0.2
-    assert float((click * audio.normalization_gain(click)).max()) == pytest.approx(1)
-    assert audio.normalization_gain(torch.zeros(1, 10)) == 1
+    assert audio.Levels.of([click]).gain * 0.2 == pytest.approx(1)
+    assert audio.Levels.of([torch.zeros(1, 10)]).gain == 1

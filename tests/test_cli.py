@@ -77,7 +77,7 @@ def options(command, capsys):
         bsrnn(*command, "--help")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    return re.findall(r"^  (--\w+)", text, re.MULTILINE), text
+    return re.findall(r"^  (--[\w-]+)", text, re.MULTILINE), text
 
 
 def test_train_has_the_options_of_the_paper_and_few_more(capsys):
@@ -87,7 +87,9 @@ def test_train_has_the_options_of_the_paper_and_few_more(capsys):
 
 
 @pytest.mark.parametrize(("command", "expected"), [
-    ([], ["--device", "--seed"]), (["infer"], ["--checkpoint_fp", "--input", "--out", "--bf16"]),
+    ([], ["--device", "--seed"]),
+    (["infer"], ["--checkpoint_fp", "--input", "--out", "--sources", "--residual", "--format", "--loudness", "--hop",
+                 "--skip-existing", "--fp32"]),
     (["evaluate"], ["--checkpoint_fp", "--musdbhq_location", "--split", "--out", "--bf16"]),
     (["info"], []), (["demo-data"], []),
 ])  # fmt: skip
@@ -213,8 +215,8 @@ def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
     write(tmp_path / "song.wav", 11_025, channels=1, rate=22_050)
     capsys.readouterr()
     assert bsrnn("infer", "--checkpoint_fp", moved, "--input", tmp_path / "song.wav", "--out", tmp_path / "s") == 0
-    stems = [tmp_path / "s" / f"{source}.wav" for source in ("bass", "vocals")]
-    assert sorted((tmp_path / "s").iterdir()) == stems
+    stems = [tmp_path / "s" / "song" / f"{source}.wav" for source in ("bass", "vocals")]
+    assert sorted((tmp_path / "s" / "song").iterdir()) == stems
     assert capsys.readouterr().out.split() == [str(stem) for stem in stems]
     for stem in stems:
         info = soundfile.info(stem)
@@ -318,12 +320,12 @@ BAD_INPUT = {
     "train, not a number": (TRAIN, lambda p: soundfile.write(p["data"] / SONG / "bass.wav", np.full((4000, 2), np.nan),
                                                              RATE, subtype="FLOAT"), "not finite"),
     "train, unreadable": (TRAIN, lambda p: (p["data"] / SONG / "other.wav").write_text("text"), "cannot be read"),
-    "infer, unreadable": (INFER, lambda p: (p["data"] / "test/t/mixture.wav").write_text("text"), "cannot be read"),
     "evaluate, unreadable": (EVALUATE, lambda p: (p["data"] / "test/t/bass.wav").write_text("text"), "cannot be read"),
     "train, empty audio": (TRAIN, lambda p: empty_audio(p["data"] / SONG / "bass.wav"), "holds no samples"),
-    "infer, empty audio": (INFER, lambda p: empty_audio(p["data"] / "test/t/mixture.wav"), "holds no samples"),
-    "infer, missing song": (INFER, lambda p: (p["data"] / "test/t/mixture.wav").unlink(), "no such file"),
-    "infer, song is a folder": ([*INFER, "--input", "{data}"], nothing, "no such file"),
+    "infer, folder without songs": ([*INFER, "--input", "{model}"], nothing, "holds no audio files"),
+    "infer, unknown source": ([*INFER, "--sources", "guitar"], nothing, "no model estimates 'guitar'"),
+    "infer, hop": ([*INFER, "--hop", "0"], nothing, "hop must be above 0"),
+    "infer, one source by two models": ([*INFER, "--checkpoint_fp", "{model}"], nothing, "several models estimate"),
     "train, lengths differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", 100), "differ in length"),
     "train, rates differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", RATE // 2, 2, 100), "sample rate"),
     "train, silent source": ([*TRAIN, "--part", "bass"],
@@ -350,10 +352,10 @@ BAD_INPUT = {
     "infer, no model": (INFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
     "evaluate, no model": (EVALUATE, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
     "transfer, no model": (TRANSFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
+    "transfer, a model by name": ([*TRANSFER, "--config", "small"], nothing, "--config and --transfer exclude"),
     "transfer, from nothing": ([*TRAIN, "--transfer"], nothing, "--transfer and --checkpoint_fp go together"),
     "train, from a model": ([*TRAIN, "--checkpoint_fp", "{model}"], nothing, "--transfer and --checkpoint_fp"),
     "train, name taken": (TRAIN, lambda p: occupy(p["root"] / "runs" / "run"), "is not a run: choose another name"),
-    "infer, out is a file": (INFER, lambda p: (p["tmp"] / "out").write_text("a"), "is a file, not a folder"),
     "evaluate, out is a folder": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").mkdir(), "scores.csv is a folder"),
     "train, no such device": (["--device", "cuda:99", *TRAIN], nothing, "not available here"),
     "infer, no such device": (["--device", "gpu", *INFER], nothing, "not available here"),

@@ -9,6 +9,8 @@ import time
 import pandas as pd
 import pytest
 
+from bsrnn.train import last_checkpoint
+
 SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
          "--hidden_dim", "5", "--num_blstm_layers", "1", "--mlp_dim", "6", "--schema", "generic-12-8"]  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -48,9 +50,9 @@ def test_two_processes_train_as_one_with_the_whole_batch(command, tmp_path):
     pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, epochs):
-    options = ("--batch_size", 1, "--max_epochs", 4, "--epoch_size", 60, "--data_loader_workers", epochs)
+@pytest.mark.parametrize(("epochs", "options"), [(0, ()), (1, ("--data_loader_workers", 1, "--ema", 0.9))])
+def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, epochs, options):
+    options = ("--batch_size", 1, "--max_epochs", 4, "--epoch_size", 60, *options)
     run(command("straight", *options))
     history = tmp_path / "root" / "runs" / "killed" / "history.csv"
     process = subprocess.Popen(command("killed", *options), stdout=subprocess.PIPE, text=True)
@@ -62,23 +64,35 @@ def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, ep
     process.kill()
     process.communicate()
     assert not history.with_name("record.json").is_file()
+    done = last_checkpoint(history.parent)[1]
+    assert done >= epochs
     again = run(command("killed", *options))
-    assert ("going on after epoch" in again.stdout) == history.is_file() or not epochs
+    assert (f"going on after epoch {done}" in again.stdout) == (done > 0)
     assert left_by(tmp_path, "killed") == left_by(tmp_path, "straight")
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(command, tmp_path):
-    options = ("--batch_size", 4, "--max_epochs", 1, "--epoch_size", 8)
+    options = ("--batch_size", 1, "--max_epochs", 2, "--epoch_size", 200)
+    run(command("straight", *options))
+    folder = tmp_path / "root" / "runs" / "run"
+    process = subprocess.Popen(command("run", *options), stdout=subprocess.DEVNULL)
+    while not last_checkpoint(folder)[1]:
+        time.sleep(0.02)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    before = (folder / "last.ckpt").read_bytes()
+
     limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))}
     done = subprocess.run(command("run", *options), capture_output=True, text=True, timeout=300, **limited)
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
-    assert "the checkpoint of epoch 1 cannot be written" in line and "run the same command again" in line
+    assert "the checkpoint of epoch 2 cannot be written" in line and "run the same command again" in line
     assert "Traceback" not in done.stderr
-    folder = tmp_path / "root" / "runs" / "run"
-    assert not [path for path in folder.rglob("*") if "ckpt" in path.name]
+    assert (folder / "last.ckpt").read_bytes() == before
+    assert [path.name for path in folder.rglob("*") if "ckpt" in path.name] == ["last.ckpt"]
     run(command("run", *options))
-    assert (folder / "record.json").is_file()
+    assert left_by(tmp_path, "run") == left_by(tmp_path, "straight")
 
 
 def test_a_random_seed_is_refused_where_processes_must_agree(command):

@@ -1,10 +1,11 @@
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from bsrnn.metrics import csdr, csdr_frames, usdr
+from bsrnn.metrics import csdr, csdr_frames, energy_around, usdr
 
 
 def noise(*shape, seed=0):
@@ -59,3 +60,19 @@ def test_csdr_equals_museval(seconds, channels):
         filters_len=16, framewise_filters=False, bsseval_sources_version=False, compute_permutation=False,
     )[0]  # fmt: skip
     np.testing.assert_allclose(csdr_frames(references, estimates, rate).numpy(), scores, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_energy_around_equals_its_definition(seed):
+    draw = np.random.default_rng(seed)
+    period, bins = int(draw.integers(20, 200)), int(draw.integers(1, 6))
+    reach = int(draw.integers(bins, period // 2 + 1))
+    error = torch.from_numpy(draw.normal(size=(2, period * 7 + 3)))
+    error[:, period * 2 - reach : period * 2 + reach] = 0  # a silent one
+    expected = []
+    for place in range(period, error.shape[1] - reach, period):
+        window = [float(error[0, i] ** 2 + error[1, i] ** 2) for i in range(place - reach, place + reach)]
+        edges = [round(2 * reach * k / bins) for k in range(bins + 1)]
+        if any(window):
+            expected.append([np.mean(window[a:b]) / np.mean(window) for a, b in pairwise(edges)])
+    np.testing.assert_allclose(energy_around(error, period, reach, bins), expected, rtol=1e-9)

@@ -1,5 +1,7 @@
 import json
+import pickle
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,88 @@ def test_save_and_load(tmp_path):
     mixture = spectrogram(1, 1, 257, 5)
     assert torch.equal(loaded(mixture), model(mixture))
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def checkpoint(content, folder, name="model.pt"):
+    folder.mkdir(exist_ok=True)
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def test_checkpoints_of_torch(tmp_path):
+    model, other = BSRNN(Config(n_fft=512, **SMALL)).eval(), BSRNN(Config(n_fft=512, **SMALL)).eval()
+    config, weights = asdict(model.config), model.state_dict()
+    in_training = {f"model.{name}": value for name, value in weights.items()}
+    averaged = {f"model.{name}": value for name, value in other.state_dict().items()}
+    averaged |= {f"average.module.{name}": value for name, value in weights.items()} | {"average.n_averaged": 1}
+    files = [
+        checkpoint({"state_dict": in_training, "config": config, "epoch": 3}, tmp_path, "last.ckpt"),
+        checkpoint({"state_dict": averaged, "config": config}, tmp_path, "averaged.ckpt"),
+        checkpoint({"state_dict": weights, "config": config}, tmp_path, "complete.pt"),
+        checkpoint(weights, tmp_path / "folder", "weights.pt"),
+    ]
+    (tmp_path / "folder" / "config.json").write_text(json.dumps(config))
+    for file in files:
+        loaded = BSRNN.from_pretrained(file)
+        assert loaded.config == model.config and not loaded.training
+        assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
+
+
+class Hostile:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+def test_hostile_files_run_nothing(tmp_path):
+    trace = tmp_path / "trace"
+    hostile = {"config": asdict(Config(n_fft=512, **SMALL)), "state_dict": Hostile(trace)}
+    file = checkpoint(hostile, tmp_path, "model.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(hostile, protocol=2))
+    folder = tmp_path / "model"
+    BSRNN(Config(n_fft=512, **SMALL)).save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(pickle.dumps(hostile, protocol=2))
+    for path in (file, tmp_path / "plain.pt", folder):
+        with pytest.raises(ValueError, match=r"holds more than tensors|damaged") as error:
+            BSRNN.from_pretrained(path)
+        assert "\n" not in str(error.value)
+        assert not trace.exists()
+    torch.load(file, weights_only=False)
+    assert trace.exists()  # it would have
+
+
+def test_damaged_checkpoints(tmp_path):
+    model = BSRNN(Config(n_fft=512, **SMALL))
+    content = {"config": asdict(model.config), "state_dict": model.state_dict()}
+    whole = checkpoint(content, tmp_path).read_bytes()
+    text = tmp_path / "text.pt"
+    text.write_text("no checkpoint at all")
+    cases = {
+        checkpoint(model.state_dict(), tmp_path, "alone.pt"): "has no config.json",
+        checkpoint([1, 2], tmp_path, "list.pt"): "holds no state dict",
+        checkpoint(content | {"config": {"layers": 3}}, tmp_path, "layers.pt"): "another architecture",
+        checkpoint(content | {"state_dict": {"a": torch.ones(2)}}, tmp_path, "others.pt"): "another architecture",
+        text: "damaged",
+    }
+    for length in (0, 10, len(whole) // 2, len(whole) - 10):
+        (tmp_path / f"{length}.pt").write_bytes(whole[:length])
+        cases[tmp_path / f"{length}.pt"] = "damaged"
+    for file, message in cases.items():
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+            BSRNN.from_pretrained(file)
+        assert "\n" not in str(error.value)
+
+
+def test_kept_heads():
+    model = BSRNN(Config(("drums", "bass", "vocals"), n_fft=512, **SMALL)).eval()
+    mixture = torch.randn(1, 2, 257, 5, dtype=torch.complex64)
+    expected = model(mixture)[:, [2, 0]]
+    assert torch.equal(model.keep_heads(["vocals", "drums"])(mixture), expected)
+    assert model.config.sources == ("vocals", "drums")
 
 
 def test_a_configuration_without_later_fields_is_read(tmp_path):

@@ -294,3 +294,17 @@ def test_model_costs_add_up():
                 for row in range(2)]  # fmt: skip
         assert ends == pytest.approx(totals)
     assert "million parameters" in texts(figure) and "5.0" in texts(figure)
+
+
+def test_seams_are_a_peak_in_the_middle():
+    draw = np.random.default_rng(0)
+    flat = draw.uniform(0.9, 1.1, (40, 11))
+    peak = flat + np.eye(11)[5]
+    (ax,) = drawn(plots.seams({"flat": flat, "peak": peak}, 0.1)).axes
+    curves = {line.get_label(): line.get_xydata() for line in ax.lines if "borders" in str(line.get_label())}
+    assert set(curves) == {"flat (40 borders)", "peak (40 borders)"}
+    x, y = curves["peak (40 borders)"].T
+    assert abs(x[y.argmax()]) < 1e-9 and x[0] > -100 and x[-1] < 100
+    np.testing.assert_allclose(curves["flat (40 borders)"][:, 1], flat.mean(0))
+    bands = [each for each in ax.collections if isinstance(each, PolyCollection)]
+    assert len(bands) == 2

@@ -54,7 +54,10 @@ def test_every_run_has_its_record_and_model(profile):
 def test_links_lead_somewhere():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
     assert len(links) > 10
-    assert not [link for link in links if not (ROOT / link).exists()]
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
+    for path, _, heading in (link.partition("#") for link in links):
+        assert (ROOT / path).exists()
+        assert not heading or heading in headings
 
 
 def test_commands_exist():

@@ -1,0 +1,341 @@
+"""`bsrnn infer` with songs as people have them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from bsrnn import cli
+
+RATE = 8_000
+FFMPEG = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="takes the ffmpeg program, which is not installed")
+
+
+def tone(samples=RATE, channels=2):
+    return 0.5 * np.sin(np.arange(samples) / 9)[:, None] * np.ones(channels)
+
+
+def noise(samples=RATE, channels=2):
+    return np.random.default_rng(0).normal(0, 0.1, (samples, channels))
+
+
+@pytest.fixture
+def model(tiny, tmp_path):
+    """A model folder with two sources."""
+    tiny(("bass", "vocals"), sample_rate=RATE).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def infer(model, tmp_path, capsys):
+    """Runs the command on songs; returns exit code, lines on stdout, and lines on stderr."""
+
+    def run(*songs, arguments=()):
+        command = ["infer", "--checkpoint_fp", model, "--out", tmp_path / "out", "--input", *songs, *arguments]
+        code = cli.main([str(argument) for argument in command])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err.splitlines()
+
+    return run
+
+
+def written(folder):
+    """What lies in a folder, hidden files too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def cut_off(file):
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 2 // 3])
+
+
+def edit(samples, place, value):
+    samples[place] = value
+    return samples
+
+
+def ffmpeg(source, target, *options):
+    subprocess.run(["ffmpeg", "-v", "error", "-i", source, *options, target], check=True)
+
+
+# what cannot be separated: how the file is made, and what is said of it
+
+BAD = {
+    "empty.wav": (lambda file: file.touch(), "is empty"),
+    "zero samples.wav": (lambda file: soundfile.write(file, noise(0), RATE), "holds no samples"),
+    "text.wav": (lambda file: file.write_text("la la la " * 99), "cannot be read as audio"),
+    "header.wav": (lambda file: file.write_bytes(b"RIFF\x24\0\0\0WAVE"), "cannot be read as audio"),
+    "cut off.wav": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
+    "cut off.flac": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "cut off"),
+    "cut off.mp3": (lambda file: (soundfile.write(file, noise(9 * RATE), RATE), cut_off(file)), "is cut off"),
+    "nan.wav": (lambda file: soundfile.write(file, edit(noise(), 4_000, np.nan), RATE, subtype="FLOAT"),
+                "not finite (NaN or infinity), the first at 0.500 s"),
+    "inf.wav": (lambda file: soundfile.write(file, edit(noise(), 80_00 - 1, -np.inf), RATE, subtype="FLOAT"),
+                "not finite (NaN or infinity), the first at 1.000 s"),
+    "missing.wav": (lambda file: None, "no such file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_songs_are_one_line_and_leave_nothing(infer, tmp_path, name):
+    make, message = BAD[name]
+    make(tmp_path / name)
+    before = written(tmp_path)
+    code, out, err = infer(tmp_path / name)
+    assert code == cli.EXIT_USER_ERROR
+    assert out == []
+    assert len(err) == 1 and err[0].startswith(f"bsrnn infer: {tmp_path / name}: ") and message in err[0]
+    assert written(tmp_path) == before and not (tmp_path / "out").exists()
+
+
+def test_without_ffmpeg_it_says_so(infer, tmp_path, monkeypatch):
+    (tmp_path / "song.m4a").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(99))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _, _, err = infer(tmp_path / "song.m4a")
+    assert len(err) == 1 and "take the ffmpeg program, which is not installed" in err[0]
+
+
+@FFMPEG
+def test_damage_that_ffmpeg_finds(infer, tmp_path):
+    soundfile.write(tmp_path / "long.wav", noise(60 * RATE), RATE)
+    ffmpeg(tmp_path / "long.wav", tmp_path / "cut off.webm")
+    ffmpeg(tmp_path / "long.wav", tmp_path / "cut off.m4a")
+    (tmp_path / "picture.mp4").write_bytes(b"")
+    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=c=red:s=16x16:d=1", "-y",
+                    tmp_path / "picture.mp4"], check=True)  # fmt: skip
+    for name in ("cut off.webm", "cut off.m4a"):
+        cut_off(tmp_path / name)
+    for name, message in (("cut off.webm", "cut off"), ("cut off.m4a", "cannot be read"), ("picture.mp4", "no audio")):
+        code, _, err = infer(tmp_path / name)
+        assert code == cli.EXIT_USER_ERROR
+        assert len(err) == 1 and message in err[0]
+    assert not (tmp_path / "out").exists()
+
+
+# what can
+
+GOOD = {
+    "one sample.wav": (noise(1), RATE),
+    "silence.wav": (np.zeros((RATE, 2)), RATE),
+    "direct current.wav": (np.full((RATE, 2), 0.25), RATE),
+    "clipped.wav": (np.clip(20 * noise(), -1, 1), RATE),
+    "mono.wav": (noise(channels=1), RATE),
+    "8 channels.wav": (noise(channels=8), RATE),
+    "8 kHz.flac": (noise(), 8_000),
+    "192 kHz.flac": (noise(48_000), 192_000),
+    "a song ünïcode 音楽's.wav": (noise(), RATE),
+    "-v.ogg": (tone(), RATE),
+    "UPPER.MP3": (tone(), RATE),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_songs(infer, tmp_path, name):
+    samples, rate = GOOD[name]
+    soundfile.write(tmp_path / name, samples, rate)
+    length = soundfile.info(tmp_path / name).frames
+    code, out, err = infer(tmp_path / name)
+    assert (code, err) == (0, [])
+    folder = tmp_path / "out" / Path(name).stem
+    assert out == [str(folder / "bass.wav"), str(folder / "vocals.wav")]
+    for file in out:
+        info = soundfile.info(file)
+        assert (info.frames, info.samplerate, info.channels) == (length, rate, samples.shape[1])
+        stem, _ = soundfile.read(file)
+        assert np.isfinite(stem).all()
+        assert stem.any() == (name != "silence.wav")
+    assert len(written(tmp_path / "out")) == 2
+
+
+@FFMPEG
+@pytest.mark.parametrize("name", ["song.m4a", "song.mp4", "song.webm", "-i file:x.mka"])
+def test_what_ffmpeg_reads(infer, tmp_path, name):
+    soundfile.write(tmp_path / "song.wav", tone(48_000), 48_000)
+    ffmpeg(tmp_path / "song.wav", f"file:{tmp_path / name}")
+    code, out, err = infer(tmp_path / name)
+    assert (code, err) == (0, [])
+    info = soundfile.info(out[0])
+    assert (info.samplerate, info.channels) == (48_000, 2) and abs(info.frames - 48_000) < 5_000
+
+
+@FFMPEG
+def test_variable_bit_rate_without_a_header_is_not_cut_off(infer, tmp_path):
+    soundfile.write(tmp_path / "song.wav", np.concatenate([tone(20 * 44_100), noise(20 * 44_100)]), 44_100)
+    ffmpeg(tmp_path / "song.wav", tmp_path / "song.mp3", "-q:a", "5", "-write_xing", "0")
+    code, out, err = infer(tmp_path / "song.mp3")
+    assert (code, err) == (0, [])
+    assert abs(soundfile.info(out[0]).frames - 40 * 44_100) < 5_000
+
+
+@FFMPEG
+def test_a_wav_file_from_a_pipe_is_not_cut_off(infer, tmp_path):
+    soundfile.write(tmp_path / "song.wav", tone(), RATE)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "song.wav", "-f", "wav", "-"]
+    with open(tmp_path / "piped.wav", "wb") as file:
+        subprocess.run(command, stdout=file, check=True)
+    code, out, _ = infer(tmp_path / "piped.wav")
+    assert code == 0 and soundfile.info(out[0]).frames == RATE
+
+
+# many songs, and what is written
+
+
+def test_a_bad_song_does_not_stop_the_others(infer, tmp_path):
+    (tmp_path / "songs" / "deep").mkdir(parents=True)
+    (tmp_path / "songs" / "a.wav").write_text("text")
+    soundfile.write(tmp_path / "songs" / "b.wav", tone(), RATE)
+    soundfile.write(tmp_path / "songs" / "deep" / "c.flac", tone(), RATE)
+    code, out, err = infer(tmp_path / "songs", tmp_path / "missing.wav")
+    assert code == cli.EXIT_USER_ERROR
+    assert written(tmp_path / "out") == ["b/bass.wav", "b/vocals.wav", "deep/c/bass.wav", "deep/c/vocals.wav"]
+    assert len(out) == 4
+    assert [line.removeprefix("bsrnn infer: ").split(": ")[0] for line in err] == [
+        str(tmp_path / "songs" / "a.wav"), str(tmp_path / "missing.wav")]  # fmt: skip
+
+
+def test_songs_that_are_there_are_skipped(infer, tmp_path):
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", tone(), RATE)
+    infer(tmp_path / "a.wav")
+    before = os.stat(tmp_path / "out" / "a" / "bass.wav").st_mtime_ns
+    _, out, _ = infer(tmp_path / "a.wav", tmp_path / "b.wav", arguments=["--skip-existing"])
+    assert out[0] == f"{tmp_path / 'out' / 'a'}: is there already"
+    assert os.stat(tmp_path / "out" / "a" / "bass.wav").st_mtime_ns == before
+    assert "b/bass.wav" in written(tmp_path / "out")
+    _, out, _ = infer(tmp_path / "a.wav", arguments=["--skip-existing", "--residual"])
+    assert out[-1].endswith("residual.wav")
+
+
+def test_sources_residual_and_format(infer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(), RATE, subtype="FLOAT")
+    code, out, _ = infer(tmp_path / "a.wav", arguments=["--sources", "bass", "--residual", "--format", "flac"])
+    assert code == 0
+    assert [Path(file).name for file in out] == ["bass.flac", "residual.flac"]
+    parts = sum(soundfile.read(file)[0] for file in out)
+    assert np.abs(parts - tone()).max() < 1e-6
+
+
+def test_a_peak_over_full_scale_is_named(infer, identity, model, tmp_path):
+    identity(("bass", "vocals"), sample_rate=RATE).save_pretrained(model)
+    soundfile.write(tmp_path / "a.wav", 3 * tone(), RATE, subtype="FLOAT")
+    _, _, err = infer(tmp_path / "a.wav", arguments=["--format", "wav16"])
+    assert len(err) == 1 and "the stems peak at 1.50, full scale is 1: all were scaled by 0.66" in err[0]
+    _, _, err = infer(tmp_path / "a.wav", arguments=["--format", "mp3", "--loudness", "clamp"])
+    assert len(err) == 1 and "what exceeds was cut off" in err[0]
+    assert infer(tmp_path / "a.wav")[2] == []
+
+
+@pytest.mark.parametrize(("name", "samples", "rate", "form"), [
+    ("fast.wav", noise(), 192_000, "mp3"), ("many.wav", noise(channels=8), RATE, "mp3"),
+    ("more.wav", noise(channels=9), RATE, "flac"),
+])  # fmt: skip
+def test_formats_that_do_not_hold_the_song(infer, tmp_path, name, samples, rate, form):
+    soundfile.write(tmp_path / name, samples, rate)
+    code, _, err = infer(tmp_path / name, arguments=["--format", form])
+    assert code == cli.EXIT_USER_ERROR
+    assert len(err) == 1 and f"{form} does not hold {samples.shape[1]} channels at {rate} Hz" in err[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_stems_are_not_written_over_their_song(infer, tmp_path):
+    (tmp_path / "out" / "bass").mkdir(parents=True)
+    song = tmp_path / "out" / "bass" / "bass.wav"
+    soundfile.write(song, tone(), RATE)
+    before = song.read_bytes()
+    code, _, err = infer(song)
+    assert code == cli.EXIT_USER_ERROR
+    assert len(err) == 1 and "its stems would be written over it" in err[0]
+    assert song.read_bytes() == before and written(tmp_path / "out") == ["bass/bass.wav"]
+
+
+def test_out_that_is_a_file(infer, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    code, _, err = infer(tmp_path / "a.wav")
+    assert code == cli.EXIT_USER_ERROR
+    assert len(err) == 1 and "is a file, or lies in one, and no folder" in err[0]
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@contextmanager
+def unprivileged():
+    """Mind permissions, which root does not have to."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
+@pytest.mark.parametrize(("spoiled", "mode", "message"), [
+    ("song.wav", 0o000, "song.wav: cannot be read (Permission denied)"),
+    ("out", 0o555, "out/song: cannot be written to (Permission denied)"),
+])  # fmt: skip
+def test_permissions(tiny, capsys, spoiled, mode, message):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own lets only its owner in
+        folder = Path(name)
+        tiny(("bass",), sample_rate=RATE).save_pretrained(folder / "model")
+        soundfile.write(folder / "song.wav", tone(), RATE)
+        (folder / "out").mkdir()
+        for path, bits in ((folder, 0o755), (folder / "out", 0o777), (folder / spoiled, mode)):
+            path.chmod(bits)
+        with unprivileged():
+            code = cli.main(["infer", "--checkpoint_fp", f"{folder}/model", "--input", f"{folder}/song.wav", "--out",
+                             f"{folder}/out"])  # fmt: skip
+        err = capsys.readouterr().err.splitlines()
+        assert code == cli.EXIT_USER_ERROR
+        assert len(err) == 1 and message in err[0]
+        assert written(folder / "out") == []
+        (folder / "out").chmod(0o777)
+
+
+# interrupted, or out of space
+
+RUN = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+from bsrnn.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3"])
+def test_a_full_disk(model, tmp_path, form):
+    soundfile.write(tmp_path / "a.wav", noise(40_000), RATE)
+    command = [sys.executable, "-c", RUN, "100000", "infer", "--checkpoint_fp", model, "--input", tmp_path / "a.wav",
+               "--out", tmp_path / "out", "--format", form]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == cli.EXIT_USER_ERROR
+    assert done.stderr.count("\n") == 1 and "cannot be written: no space left" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
+def test_interrupted(tiny, tmp_path):
+    tiny(("bass",), sample_rate=RATE, feature_dim=64, hidden_dim=64).save_pretrained(tmp_path / "model")
+    soundfile.write(tmp_path / "a.wav", noise(600 * RATE, 1), RATE)
+    command = [sys.executable, "-m", "bsrnn.cli", "infer", "--checkpoint_fp", tmp_path / "model", "--input",
+               tmp_path / "a.wav", "--out", tmp_path / "out", "--hop", "0.02"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/a/.partial-*/bass.wav")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "bsrnn infer: interrupted\n")
+    assert not (tmp_path / "out").exists()
