@@ -204,8 +204,8 @@ def main() -> None:
     for cell in tqdm(cells, "measuring", unit="cell"):
         ours, plain = (alone(peak_memory, cell, which, device) for which in range(2))
         rows.append(alone(measure, cell, device) | {"peak_MB": ours, "plain_peak_MB": plain, "hardware": hardware})
-    table = pd.DataFrame(rows)
-    file = records.save_table(records.results("benchmark") / f"{device.type}.csv", table)
+        table = pd.DataFrame(rows)
+        file = records.save_table(records.results("benchmark") / f"{device.type}.csv", table)
     print(table.to_string(index=False, float_format="%.2f"))
     print(file.relative_to(records.root()))
 

@@ -1,6 +1,6 @@
 """Peak memory of separating a short and a long song, for every output format: it should not depend on the length.
 
-Each is a process of its own, `bsrnn infer` from file to files; its peak resident memory is what the system says at its
+Each is a process of its own, `bsrnn infer` from file to files; its peak resident memory is what Linux says at its
 end. Writes results/benchmark/memory.csv.
 """
 
@@ -20,10 +20,11 @@ from bsrnn.data import find_tracks
 CHECKPOINT = "multitask-generic-drums+bass+other+vocals-0"
 MINUTES = (2, 60)
 MEASURED = """
-import resource, sys
+import sys
 from bsrnn.cli import main
 code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# what getrusage says would be no less than the peak of the process that started this one
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 sys.exit(code)
 """
 
@@ -50,7 +51,7 @@ def main() -> None:
                 command = [sys.executable, "-c", MEASURED, "infer", "--checkpoint_fp", model, *arguments]
                 started = time.perf_counter()
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
-                peaks[minutes] = int(done.stdout.splitlines()[-1]) * (1 if sys.platform == "darwin" else 1024) / 1e6
+                peaks[minutes] = int(done.stdout.splitlines()[-1]) / 1e3
                 rows.append({"format": form, "minutes": minutes, "seconds": time.perf_counter() - started,
                              "peak_MB": peaks[minutes], "ratio": peaks[minutes] / peaks[MINUTES[0]]})  # fmt: skip
     table = pd.DataFrame(rows)

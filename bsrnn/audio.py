@@ -20,6 +20,8 @@ from torch import Tensor
 
 BLOCK = 2**16  # samples that are decoded at once
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
+SILENT = 1e-30  # a peak that no gain makes audible
+SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
 ENDLESS = 0x7FFFF000  # bytes: programs that write wav files to a pipe put this or more for "unknown"
 WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, which most programs read as well
 
@@ -55,6 +57,8 @@ class Recording:
             ValueError: it is not readable audio, or known to be cut off.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"{path}: is a folder, without audio files")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
         try:
@@ -65,14 +69,17 @@ class Recording:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
         try:
             with soundfile.SoundFile(path) as file:
-                if match := re.search(r"^ *data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE):
+                if match := _SIZES.search(file.extra_info):
                     promised, there = map(int, match.groups())
                     if there < promised < ENDLESS:
                         raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
-                if file.format == "MP3" and not _counts_frames(path) and shutil.which("ffmpeg"):
-                    # libsndfile guesses the length from the bit rate of the beginning, and stops there
+                unknown = (file.format == "MP3" and not _counts_frames(path)) or file.frames > 2**48
+                if unknown and shutil.which("ffmpeg") and shutil.which("ffprobe"):
+                    # libsndfile guesses the length of an mp3 from its beginning, and cannot read flac from a pipe
                     return cls(path, file.samplerate, file.channels, 0, by_ffmpeg=True)
                 return cls(path, file.samplerate, file.channels, max(0, file.frames))
+        except UnicodeEncodeError:
+            raise ValueError(f"{path!r}: its name is not UTF-8: rename it") from None
         except (soundfile.LibsndfileError, OSError) as error:
             reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
         if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
@@ -83,7 +90,7 @@ class Recording:
     @classmethod
     def _probe(cls, path, reason):
         command = ["ffprobe", *_FFMPEG_INPUT, _url(path), "-select_streams", "a:0", "-of", "json", "-show_entries",
-                   "stream=sample_rate,channels,duration:format=duration"]  # fmt: skip
+                   "stream=sample_rate,channels,duration:format=format_name,nb_streams,duration"]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         content = json.loads(done.stdout) if done.returncode == 0 else {}
         if not content.get("streams"):
@@ -91,7 +98,11 @@ class Recording:
             raise ValueError(f"{path}: {what}")
         stream = content["streams"][0]
         rate = int(stream["sample_rate"])
-        duration = stream.get("duration") or content.get("format", {}).get("duration") or 0
+        container, duration = content["format"], stream.get("duration", 0)
+        if container["format_name"] == "aac":
+            duration = 0  # a guess from the first bit rate
+        elif not duration and container["nb_streams"] == 1:  # else it may be that of a video
+            duration = container.get("duration", 0)
         # containers round durations, and count samples that decoders leave out
         length = max(0, math.floor((float(duration) - 1) * rate))
         return cls(path, rate, int(stream["channels"]), length, by_ffmpeg=True)
@@ -126,7 +137,7 @@ class Recording:
             raise ValueError(f"{self.path}: is damaged or cut off ({_reason(error)})") from None
 
     def _by_ffmpeg(self):
-        command = ["ffmpeg", *_FFMPEG_INPUT, _url(self.path), "-map", "0:a:0", "-f", "f32le",
+        command = ["ffmpeg", "-xerror", *_FFMPEG_INPUT, _url(self.path), "-map", "0:a:0", "-f", "f32le",
                    "-ar", str(self.sample_rate), "-ac", str(self.channels), "-"]  # fmt: skip
         with tempfile.TemporaryFile() as messages:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
@@ -154,6 +165,8 @@ def _counts_frames(path: Path) -> bool:
     return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
 
 
+# what libsndfile says of a file whose header promises more audio than there is, in wav, aiff, au and w64
+_SIZES = re.compile(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _FFMPEG_INPUT = ("-v", "error", "-protocol_whitelist", "file", "-i")
 
 
@@ -208,15 +221,20 @@ class Encoder:
         try:
             self._file = soundfile.SoundFile(path, "w", like.sample_rate, like.channels, subtype, format=kind,
                                              **COMPRESSION.get(kind, {}))  # fmt: skip
-        except soundfile.LibsndfileError:
+        except soundfile.LibsndfileError as error:
+            if error.code == SYSTEM_ERROR:
+                raise self._error() from None
             raise ValueError(f"{form} does not hold {like.channels} channels at {like.sample_rate} Hz: "
                              "choose wav") from None  # fmt: skip
 
     def write(self, block: Tensor) -> None:
-        """Append a block (C, n)."""
+        """Append a block (C, n); raises ValueError if it is not finite, OSError if it cannot be written."""
         if not block.numel():
             return
-        self.peak = max(self.peak, float(block.abs().max()))
+        peak = float(block.abs().max())
+        if not math.isfinite(peak):
+            raise ValueError(f"{self.path.stem}: the estimate is not finite: its model is broken")
+        self.peak = max(self.peak, peak)
         self.length += block.shape[-1]
         try:
             self._file.write(self._convert(block).T.numpy())
@@ -230,6 +248,7 @@ class Encoder:
         return block if self._file.subtype == "FLOAT" else block.clamp(-1, 1)
 
     def close(self) -> None:
+        """Finish the file; raises OSError if it is not complete."""
         self._file.close()
         # what an encoder holds back until the end is lost without a word on a full disk
         if self.length and soundfile.info(self.path).frames < self.length:
@@ -246,7 +265,7 @@ class Encoder:
 
 
 def write(path: Path, blocks: Iterable[Tensor], like: Recording, form: str = "wav") -> float:
-    """Encode a waveform that comes in blocks (C, n) to a file, see `Encoder`; returns its peak."""
+    """Encode a waveform that comes in blocks (C, n) to a file and return its peak, see `Encoder`."""
     with Encoder(path, like, form) as file:
         for block in blocks:
             file.write(block)
@@ -268,7 +287,8 @@ def resampled(blocks: Iterable[Tensor], source_rate: int, target_rate: int) -> I
         if stream is None:
             stream = soxr.ResampleStream(source_rate, target_rate, len(block), dtype="float32")
         yield torch.from_numpy(stream.resample_chunk(block.T.contiguous().numpy()).T)
-    yield torch.from_numpy(stream.resample_chunk(block[:, :0].T.contiguous().numpy(), last=True).T)
+    if stream is not None:
+        yield torch.from_numpy(stream.resample_chunk(block[:, :0].T.contiguous().numpy(), last=True).T)
 
 
 @dataclass(frozen=True)
@@ -298,4 +318,4 @@ class Levels:
         Multiply the mixture and its targets by the same gain, so that stems still sum to the mixture, and divide the
         estimates by it. Silence keeps a gain of 1. Refined BSRNN; the level is our choice.
         """
-        return min(RMS_LEVEL / self.rms, 1 / self.peak) if self.peak else 1.0
+        return min(RMS_LEVEL / self.rms, 1 / self.peak) if self.peak > SILENT else 1.0

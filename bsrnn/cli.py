@@ -3,6 +3,7 @@
 import argparse
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         "repeat for several models")  # fmt: skip
     add("--input", type=Path, nargs="+", required=True, help="songs, or folders of them: wav, flac, ogg, mp3, and "
         "what else the ffmpeg program reads")  # fmt: skip
-    add("--out", type=Path, required=True, help="folder that gets SONG/SOURCE.wav")
+    add("--out", type=Path, required=True, help="folder that gets SONG/SOURCE.wav; what is there is replaced")
     add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
     add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
     add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
@@ -81,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         "than wav can hold: bring all of a song down by one gain, or cut off what exceeds")  # fmt: skip
     add("--hop", type=float, help="seconds from one chunk to the next, less is better and slower; none means "
         "half a chunk")  # fmt: skip
-    add("--skip-existing", action="store_true", help="leave out songs whose stems are all there")
+    add("--skip-existing", action="store_true", help="leave out songs whose stems are all there, of whatever bit depth")
     add("--fp32", action="store_true", help="compute in float32 also where bfloat16 is faster")
 
     add = command("evaluate", evaluate, "score models on the songs of a split")
@@ -170,6 +171,13 @@ def infer(args: argparse.Namespace) -> None:
     separator = Separator.from_pretrained(*args.checkpoint_fp, sources=args.sources, hop=args.hop, device=args.device,
                                           bf16=False if args.fp32 else None)  # fmt: skip
     songs = find_songs(args.input, args.out)
+    inputs = {song.resolve() for song in songs}
+    for song, folder in songs.items():
+        for target in separator.targets(folder, args.format, args.residual).values():
+            if target.resolve() in inputs:
+                raise ValueError(f"{song}: its stem {target} would take the place of a song: choose another --out")
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # leave nothing half written
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     failures = []
     for song, folder in songs.items():
         targets = separator.targets(folder, args.format, args.residual)
@@ -179,7 +187,8 @@ def infer(args: argparse.Namespace) -> None:
         try:
             written = separator.separate_file(song, folder, form=args.format, residual=args.residual,
                                               loudness=args.loudness, progress=True)  # fmt: skip
-        except (ValueError, FileNotFoundError) as error:  # of this song; the others may be better
+        except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            # of this song; the others may be better
             failures.append(str(error))
             continue
         except OSError as error:  # of writing, which will be no better for the others

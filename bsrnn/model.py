@@ -11,6 +11,7 @@ number of operations does not depend on the number of bands.
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -51,15 +52,21 @@ class Config:
 
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))
-        if not self.sources or len(set(self.sources)) < len(self.sources):
-            raise ValueError(f"sources must be one or more different names, not {list(self.sources)}")
+        for field in fields(self):
+            value, kind = getattr(self, field.name), field.type
+            kinds = (float, int) if kind is float else (kind,)
+            if kind in (str, int, float, bool) and type(value) not in kinds:
+                raise ValueError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
+        plain = all(re.fullmatch(r"[^/\\.\0]+", str(source)) for source in self.sources)  # they name files and modules
+        if not self.sources or len(set(self.sources)) < len(self.sources) or not plain:
+            raise ValueError(f"sources must be one or more different plain names, not {list(self.sources)}")
         if self.n_fft < 4 or self.n_fft % 4:
             raise ValueError(f"n_fft must be a positive multiple of 4, not {self.n_fft}")
         for name in ("sample_rate", "feature_dim", "hidden_dim", "num_blstm_layers", "mlp_dim", "mlp_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 1 <= self.chunk * self.sample_rate < math.inf:
-            raise ValueError(f"chunk must be finite and longer than a sample, not {self.chunk} s")
+        if not 1 <= self.chunk * self.sample_rate < 2**31:
+            raise ValueError(f"chunk must be finite and longer than a sample, not {self.chunk:g} s")
         if not 0 < self.eps < 1:
             raise ValueError(f"eps must be between 0 and 1, not {self.eps}")
 
@@ -91,7 +98,7 @@ class Config:
             raise ValueError(f"{file} is of another architecture: a model is told by {', '.join(sorted(names))}")
         try:
             return cls(**values)
-        except TypeError as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{file} is of another architecture: {error}") from None
 
 
@@ -361,7 +368,7 @@ class BSRNN(nn.Module):
         return model
 
     def keep_heads(self, sources: Iterable[str]) -> "BSRNN":
-        """Drop the heads of all other sources. Returns self."""
+        """Drop the heads of all sources but these, which it has. Returns self."""
         self.config = replace(self.config, sources=tuple(sources))
         self.heads = nn.ModuleDict({source: self.heads[source] for source in self.config.sources})
         return self
@@ -406,6 +413,8 @@ class BSRNN(nn.Module):
                 together or to this architecture.
         """
         path = Path(path)
+        if path.name in (WEIGHTS, CONFIG):
+            path = path.parent
         if path.is_file():
             file, (config, weights) = path, _load_checkpoint(path)
         else:
@@ -418,8 +427,8 @@ class BSRNN(nn.Module):
                 raise ValueError(f"{file} is damaged: {error}") from None
         try:
             model = cls(config)
-        except (TypeError, RuntimeError) as error:  # a value of a wrong type, or beyond all memory
-            raise ValueError(f"{path}: its configuration is of another architecture: {error}") from None
+        except (KeyError, RuntimeError) as error:  # a source named as a method is, or sizes beyond all memory
+            raise ValueError(f"{path}: its configuration cannot be built: {error.args[0]}") from None
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -436,9 +445,9 @@ def _load_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
         raise ValueError(f"{file} holds more than tensors, or is damaged: refused, nothing in it was run") from None
     except Exception:  # torch raises what zip files raise
         raise ValueError(f"{file} is damaged, or no checkpoint") from None
-    if not isinstance(content, dict):
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ValueError(f"{file} is of another architecture: it holds no state dict")
-    weights = content.get("state_dict", content)
     for prefix in ("average.module.", "model."):  # of a training's moving average, and of its model
         if chosen := {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}:
             weights = chosen

@@ -86,11 +86,11 @@ def written_whole(path: Path):
 
 @contextmanager
 def written_together(folder: Path):
-    """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end: all of them
-    appear, or none.
+    """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
+    goes wrong before, nothing appears.
 
     Raises:
-        OSError: nothing can be written to the folder.
+        OSError: nothing can be written to the folder, or a folder is in a file's place.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -103,7 +103,11 @@ def written_together(folder: Path):
             raise OSError(f"{folder}: cannot be written to ({error.strerror})") from None
         with temporary as partial:
             yield Path(partial)
-            for file in sorted(Path(partial).iterdir()):
+            files = sorted(Path(partial).iterdir())
+            for file in files:
+                if (folder / file.name).is_dir():
+                    raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
+            for file in files:
                 os.replace(file, folder / file.name)
     except BaseException:
         for path in made:

@@ -22,9 +22,12 @@ from bsrnn.spectral import istft, stft
 
 BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
+LOUDNESS = ("rescale", "clamp")
 RESIDUAL = "residual"
+MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64 .m4a .aac .mp4 .mov .webm .mka .mkv .wma".split()
+    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .ac3 .mp4 .mov .webm .mka "
+    ".mkv .avi .wma".split()
 )
 
 
@@ -44,7 +47,7 @@ class Separator:
         self.models, self.hop, self.bf16 = list(models), hop, bf16
         self.sources = tuple(source for model in self.models for source in model.config.sources)
         if twice := sorted({source for source in self.sources if self.sources.count(source) > 1}):
-            raise ValueError(f"several models estimate {twice[0]}: choose one for each source")
+            raise ValueError(f"several models estimate {twice[0]}: leave one of them out")
         for model in self.models:
             _samples(model, hop)
 
@@ -67,7 +70,10 @@ class Separator:
         """
         target = torch_device(device)
         models = [BSRNN.from_pretrained(checkpoint) for checkpoint in checkpoints]
+        if not models or (sources is not None and not sources):
+            raise ValueError("at least one model and one source are needed")
         if sources is not None:
+            sources = [sources] if isinstance(sources, str) else sources
             known = [source for model in models for source in model.config.sources]
             if unknown := [source for source in sources if source not in known]:
                 raise ValueError(f"no model estimates {unknown[0]!r}: choose from {', '.join(known)}")
@@ -90,12 +96,13 @@ class Separator:
         Raises:
             ValueError: it is not such a waveform.
         """
-        song = torch.as_tensor(waveform)
-        if not song.is_floating_point() or song.ndim not in (1, 2) or not song.numel():
+        song = torch.tensor(np.array(waveform)) if isinstance(waveform, np.ndarray) else waveform.detach()
+        channels = song.shape[0] if song.ndim == 2 else 1
+        if not song.is_floating_point() or song.ndim not in (1, 2) or not song.numel() or channels > MOST_CHANNELS:
             raise ValueError(f"expected floats of shape (channels, samples), not {song.dtype} {tuple(song.shape)}")
-        if not song.isfinite().all():
+        flat = song.cpu().float().reshape(channels, -1)
+        if not flat.isfinite().all():
             raise ValueError("the waveform holds samples that are not finite (NaN or infinity)")
-        flat = song.detach().cpu().float().reshape(-1, song.shape[-1])
         stems = {}
         for model in self.models:
             with autocast(_device(model), self.bf16):
@@ -125,6 +132,9 @@ class Separator:
             FileNotFoundError, ValueError: the song cannot be used, or the format does not hold it.
             OSError: the files cannot be written.
         """
+        if form not in audio.FORMATS or loudness not in LOUDNESS:
+            raise ValueError(f"unknown format {form!r} or loudness {loudness!r}: choose from "
+                             f"{', '.join(audio.FORMATS)} and {', '.join(LOUDNESS)}")  # fmt: skip
         recording = audio.Recording.open(song)
         targets = self.targets(folder, form, residual)
         if recording.path.resolve() in {target.resolve() for target in targets.values()}:
@@ -153,6 +163,8 @@ class Separator:
 
     def targets(self, folder: str | os.PathLike, form: str = "wav", residual: bool = False) -> dict[str, Path]:
         """The files that `separate_file` writes: source -> path."""
+        if residual and RESIDUAL in self.sources:
+            raise ValueError(f"{RESIDUAL} is a source of a model: it cannot be both")
         names = [*self.sources, RESIDUAL] if residual else self.sources
         return {name: Path(folder, name + audio.FORMATS[form][0]) for name in names}
 
@@ -181,34 +193,45 @@ class Written:
 def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Songs, and the folder in `out` for the stems of each: named as the file, below the folders it was found in.
 
+    Of two songs of one name, the second has its suffix in the folder's name too.
+
     Args:
-        inputs: files, or folders whose audio files are all meant, hidden ones and what lies in `out` excepted.
+        inputs: files, or folders whose audio files are all meant; hidden ones and, where `out` lies in such a folder,
+            what lies in `out` excepted.
         out: the folder of all stems.
 
     Raises:
-        ValueError: a folder holds no audio, or the stems of two songs would have the same place.
+        ValueError: `out` is one of the folders, or the stems of two songs would have the same place.
     """
-    songs = {}
+    songs, seen = {}, set()  # place -> song
     for path in inputs:
         found = [path]
         if path.is_dir():
+            if path.resolve() == out.resolve():
+                raise ValueError(f"{path}: holds the songs, and cannot be the folder of the stems as well")
+            inside = path.resolve() in out.resolve().parents
             found = [file for file in sorted(path.rglob("*"))
-                     if file.suffix.lower() in AUDIO_SUFFIXES and out.resolve() not in file.resolve().parents
+                     if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
+                     and not (inside and out.resolve() in file.resolve().parents)
                      and not any(part.startswith(".") for part in file.relative_to(path).parts)]  # fmt: skip
-            if not found:
-                raise ValueError(f"{path}: holds no audio files")
-        for song in found:
-            folder = out / (song.relative_to(path).with_suffix("") if path.is_dir() else song.stem)
-            if taken := [other for other, place in songs.items() if place == folder and other != song]:
-                raise ValueError(f"{song}: its stems would have the place of those of {taken[0]}: separate them apart")
-            songs[song] = folder
-    return songs
+        for song in found or [path]:
+            if song.resolve() in seen:
+                continue
+            seen.add(song.resolve())
+            parent = song.relative_to(path).parent if path.is_dir() else Path()
+            places = [out / parent / name for name in (song.stem, song.name) if name.strip(".")]
+            free = [place for place in places if place not in songs]
+            if not free:
+                raise ValueError(f"{song}: its stems would have the place of those of {songs[places[0]]}: "
+                                 "separate them apart")  # fmt: skip
+            songs[free[0]] = song
+    return {song: place for place, song in songs.items()}
 
 
 def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, progress: bool) -> Iterator[Tensor]:
     """The same blocks, with a progress bar in seconds of sound."""
     done, rate = 0, recording.sample_rate
-    with tqdm(total=round(recording.length / rate), desc=f"{recording.path.name}: {what}", bar_format=BAR,
+    with tqdm(total=round(recording.length / rate) or None, desc=f"{recording.path.name}: {what}", bar_format=BAR,
               disable=None if progress else True, leave=False, delay=2) as bar:  # fmt: skip
         for block in blocks:
             yield block
@@ -240,33 +263,40 @@ def separated(
 
     Args:
         model: on whatever device the work is to be done.
-        song: blocks (C, any length).
+        song: blocks (C, any length), at least one.
         sample_rate: in Hz.
         levels: of the whole song.
         hop: between the starts of chunks, in seconds; None is half a chunk.
 
     Yields:
-        blocks (S, C, n) at `sample_rate`, together as long as the song.
+        blocks (S, C, n) at `sample_rate`, together as long as `levels` says.
+
+    Raises:
+        ValueError: the hop is not above 0, or longer than a chunk.
     """
     rate, sources = model.config.sample_rate, len(model.config.sources)
     size, step = _samples(model, hop)
     batch = BATCH if _device(model).type == "cuda" else 2 * torch.get_num_threads()
-    normalized = audio.resampled((levels.gain * block for block in song), sample_rate, rate)
+    song = iter(song)
+    first = next(song)
+    channels = len(first)
+    normalized = audio.resampled((levels.gain * block for block in chain([first], song)), sample_rate, rate)
     estimates = overlap_add(partial(estimate, model), normalized, size, step, batch)
     left = levels.length
     for block in audio.resampled((stems.flatten(0, 1) / levels.gain for stems in estimates), rate, sample_rate):
         if n := min(left, block.shape[-1]):
             yield block[:, :n].unflatten(0, (sources, -1))
             left -= n
-    if left:  # a song that was resampled twice may have lost a sample or two
-        yield torch.zeros(sources, block.shape[0] // sources, left)
+    if left:  # a song that was resampled twice may have lost a sample or two; if it had no more, it is all zeros
+        yield torch.zeros(sources, channels, left)
 
 
 def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
     """Chunk and hop of a model in samples."""
     size = round(model.config.chunk * model.config.sample_rate)
-    step = -(-size // 2) if hop is None else round(hop * model.config.sample_rate)
-    if not 0 < step <= size:
+    valid = hop is None or 1 / model.config.sample_rate <= hop <= model.config.chunk
+    step = -(-size // 2) if hop is None or not valid else min(size, round(hop * model.config.sample_rate))
+    if not valid:
         raise ValueError(f"hop must be above 0 and at most the model's chunk of {model.config.chunk:g} s, not {hop} s")
     return size, step
 

@@ -143,7 +143,9 @@ def test_checkpoints_of_torch(tmp_path):
     in_training = {f"model.{name}": value for name, value in weights.items()}
     averaged = {f"model.{name}": value for name, value in other.state_dict().items()}
     averaged |= {f"average.module.{name}": value for name, value in weights.items()} | {"average.n_averaged": 1}
+    model.save_pretrained(tmp_path / "saved")
     files = [
+        tmp_path / "saved" / "model.safetensors",
         checkpoint({"state_dict": in_training, "config": config, "epoch": 3}, tmp_path, "last.ckpt"),
         checkpoint({"state_dict": averaged, "config": config}, tmp_path, "averaged.ckpt"),
         checkpoint({"state_dict": weights, "config": config}, tmp_path, "complete.pt"),
@@ -183,6 +185,25 @@ def test_hostile_files_run_nothing(tmp_path):
     assert trace.exists()  # it would have
 
 
+@pytest.mark.parametrize("source", ["/tmp/x", "../x", "a/b", "a.b", "", "a\\b", "a\0"])
+def test_sources_are_plain_names(source):
+    with pytest.raises(ValueError, match="plain names"):
+        Config((source,))
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("n_fft", 512.0), ("n_fft", "512"), ("sample_rate", 8000.5), ("chunk", 10**400), ("chunk", True),
+    ("standardize", "no"), ("schema", 7), ("sources", 7), ("feature_dim", 10**15), ("sources", ["keys"]),
+])  # fmt: skip
+def test_configurations_that_cannot_be(tmp_path, name, value):
+    BSRNN(Config(n_fft=512, **SMALL)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(ValueError, match=r"architecture|cannot be built") as error:
+        BSRNN.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_damaged_checkpoints(tmp_path):
     model = BSRNN(Config(n_fft=512, **SMALL))
     content = {"config": asdict(model.config), "state_dict": model.state_dict()}
@@ -192,6 +213,8 @@ def test_damaged_checkpoints(tmp_path):
     cases = {
         checkpoint(model.state_dict(), tmp_path, "alone.pt"): "has no config.json",
         checkpoint([1, 2], tmp_path, "list.pt"): "holds no state dict",
+        checkpoint({"state_dict": 3}, tmp_path, "number.pt"): "holds no state dict",
+        checkpoint({1: torch.ones(2)}, tmp_path, "names.pt"): "holds no state dict",
         checkpoint(content | {"config": {"layers": 3}}, tmp_path, "layers.pt"): "another architecture",
         checkpoint(content | {"state_dict": {"a": torch.ones(2)}}, tmp_path, "others.pt"): "another architecture",
         text: "damaged",

@@ -199,6 +199,7 @@ def test_arrays_come_back_as_they_went_in(tiny, tmp_path, kind, dtype, shape):
 @pytest.mark.parametrize(("waveform", "message"), [
     (np.zeros((2, 100), np.int16), "expected floats"), (np.zeros((1, 2, 100)), "expected floats"),
     (np.zeros((2, 0)), "expected floats"), (np.array([0.0, np.nan]), "not finite"), (torch.tensor(1.0), "expected"),
+    (np.zeros((44_100, 2)), "expected floats of shape"), (np.array([1e40, 0]), "not finite"),
 ])  # fmt: skip
 def test_arrays_that_are_no_waveforms(tiny, waveform, message):
     with pytest.raises(ValueError, match=message):
@@ -228,7 +229,22 @@ def test_sources_are_chosen(tiny, tmp_path):
         Separator.from_pretrained(tmp_path / "one", tmp_path / "two", sources=["drums", "guitar"])
 
 
-@pytest.mark.parametrize("hop", [0, -1, 0.21, 1e-9])
+@pytest.mark.parametrize("form", ["mp4", "WAV"])
+def test_formats_that_are_none(tiny, form):
+    with pytest.raises(ValueError, match="unknown format"):
+        Separator([tiny(("bass",))]).separate_file("song.wav", "out", form=form)
+
+
+def test_nothing_to_separate(tiny, tmp_path):
+    tiny(("residual",)).save_pretrained(tmp_path)
+    for arguments in ((), (tmp_path, [])):
+        with pytest.raises(ValueError, match="at least one model and one source"):
+            Separator.from_pretrained(*arguments[:1], sources=arguments[1] if arguments else None)
+    with pytest.raises(ValueError, match="it cannot be both"):
+        Separator.from_pretrained(tmp_path, sources="residual").targets(tmp_path, residual=True)
+
+
+@pytest.mark.parametrize("hop", [0, -1, 0.21, 1e-9, float("inf"), float("nan")])
 def test_hops_that_are_none(tiny, hop):
     with pytest.raises(ValueError, match=r"hop must be above 0 and at most the model's chunk of 0.2 s"):
         Separator([tiny(("bass",))], hop=hop)
@@ -294,6 +310,11 @@ def test_beyond_full_scale(identity, tmp_path, form, loudness):
     assert written.gain == pytest.approx(1 / written.peak if rescaled else 1)
 
 
+def test_stems_are_not_written_over_their_song(tiny, song):
+    with pytest.raises(ValueError, match="its stems would be written over it"):
+        Separator([tiny(("song",), sample_rate=8_000)]).separate_file(song, song.parent)
+
+
 def test_what_is_there_stays_when_a_song_fails(tiny, song, tmp_path, monkeypatch):
     separator = Separator([tiny(("bass",), sample_rate=8_000)])
     separator.separate_file(song, tmp_path / "out")
@@ -307,16 +328,18 @@ def test_what_is_there_stays_when_a_song_fails(tiny, song, tmp_path, monkeypatch
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is measured as Linux does")
 def test_memory_does_not_grow_with_the_song(tiny, tmp_path):
     tiny(("bass", "drums"), sample_rate=8_000, chunk=1).save_pretrained(tmp_path / "model")
+    options = ["--hop", "1", "--format", "flac", "--residual"]
     code = (
-        "import resource, sys; from bsrnn.cli import main; code = main(sys.argv[1:]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(code)"
+        "import sys; from bsrnn.cli import main; code = main(sys.argv[1:]);"
+        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]); sys.exit(code)"
     )
     peaks = []
     for seconds in (30, 900):  # 56 MB more of samples, and twice that of stems
-        soundfile.write(tmp_path / f"{seconds}.wav", noise(2, 8_000 * seconds).T.numpy(), 8_000, subtype="FLOAT")
-        arguments = ["--checkpoint_fp", tmp_path / "model", "--hop", "1", "--input", tmp_path / f"{seconds}.wav"]
+        soundfile.write(tmp_path / f"{seconds}.wav", noise(2, 9_000 * seconds).T.numpy(), 9_000, subtype="FLOAT")
+        arguments = ["--checkpoint_fp", tmp_path / "model", *options, "--input", tmp_path / f"{seconds}.wav"]
         command = [sys.executable, "-c", code, "infer", *arguments, "--out", tmp_path / "out"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.splitlines()[-1]))
@@ -335,7 +358,17 @@ def test_songs_of_files_and_folders(tmp_path):
         tmp_path / "a.wav": out / "a", tmp_path / "in/b.FLAC": out / "b",
         tmp_path / "in/deep/c.m4a": out / "deep" / "c", tmp_path / "missing.wav": out / "missing",
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"a.mp3: its stems would have the place of those of .*a.wav"):
-        find_songs([tmp_path / "a.wav", tmp_path / "a.mp3"], out)
-    with pytest.raises(ValueError, match="holds no audio files"):
-        find_songs([tmp_path / "in" / "out" / "b"], out)
+    assert find_songs([tmp_path / "in"], tmp_path) == {
+        tmp_path / "in/b.FLAC": tmp_path / "b", tmp_path / "in/deep/c.m4a": tmp_path / "deep" / "c",
+        tmp_path / "in/out/b/drums.wav": tmp_path / "out" / "b" / "drums",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="cannot be the folder of the stems as well"):
+        find_songs([tmp_path / "in"], tmp_path / "in")
+
+
+def test_songs_of_one_name(tmp_path):
+    a, b, c, d = (tmp_path / name for name in ("a.wav", "a.mp3", "x/a.wav", "...wav"))
+    assert find_songs([a, b, a, tmp_path / "x" / ".." / "a.mp3", d], tmp_path) == {
+        a: tmp_path / "a", b: tmp_path / "a.mp3", d: tmp_path / "...wav"}  # fmt: skip
+    with pytest.raises(ValueError, match=r"x.a.wav: its stems would have the place of those of .*a.wav"):
+        find_songs([a, tmp_path / "y" / "a.wav", c], tmp_path)
