@@ -11,6 +11,7 @@
     data        songs, splits, training samples
     losses      what training minimizes
     metrics     uSDR and cSDR
+    statistics  summaries of scores, paired differences and their support
     train       training, transfer, resumption
     evaluate    scores over the songs of a split
     records     where results lie and how they are written

@@ -205,7 +205,7 @@ def infer(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from bsrnn import data, evaluate, records
+    from bsrnn import data, evaluate, records, statistics
     from bsrnn.devices import autocast, keep_memory, torch_device
     from bsrnn.model import BSRNN
 
@@ -220,7 +220,7 @@ def evaluate(args: argparse.Namespace) -> None:
                   for name, model in models.items()]  # fmt: skip
     table = pd.concat(tables) if tables else evaluate.baselines(tracks, args.split)
     records.save_table(args.out, table)
-    print(evaluate.summary(table).to_string(index=False, float_format="%.2f"))
+    print(statistics.summary(table).to_string(index=False, float_format="%.2f"))
 
 
 def info(args: argparse.Namespace) -> None:

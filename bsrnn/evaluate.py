@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bsrnn.data import Track, check_sources
-from bsrnn.metrics import bootstrap_interval, csdr, usdr
+from bsrnn.metrics import csdr, usdr
 from bsrnn.model import BSRNN
 from bsrnn.records import SCORE_COLUMNS
 from bsrnn.separate import separate
@@ -61,46 +61,3 @@ def _rows(track: Track, sources: Sequence[str], estimates: Tensor) -> list[dict]
         for metric, values in scores.items()
         for source, value in zip(sources, values, strict=True)
     ]
-
-
-def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means of score rows: first over tracks (NaN left out), then over runs.
-
-    Returns:
-        a row per split, experiment (or trivial estimate), base_source, source and schema, with columns uSDR and cSDR in
-        dB, the number of runs, and of tracks in which the source sounds.
-    """
-    cell = ["split", "experiment", "base_source", "source", "schema"]
-    named = scores.assign(experiment=scores["experiment"].where(scores["experiment"] != "baseline", scores["run"]))
-    runs = named.groupby([*cell, "run", "metric"])["value"].agg(["mean", "count"])
-    table = runs["mean"].groupby([*cell, "metric"]).mean().unstack("metric")[["uSDR", "cSDR"]]
-    counts = runs.xs("uSDR", level="metric")["count"].groupby(cell).agg(["size", "max"])
-    return table.assign(runs=counts["size"], tracks=counts["max"]).rename_axis(columns=None).reset_index()
-
-
-def gains(scores: pd.DataFrame) -> pd.DataFrame:
-    """The summary of models' uSDR beside the better trivial estimate of each source, and the gain over it, in dB."""
-    table = summary(scores)
-    trivial = table["experiment"].isin(["mixture", "silence"])
-    best = table[trivial].groupby(["split", "source"])["uSDR"].max().rename("trivial")
-    models = table[~trivial].join(best, on=["split", "source"])
-    return models.assign(gain=models["uSDR"] - models["trivial"]).reset_index(drop=True)
-
-
-def paired_differences(scores: pd.DataFrame, schema: str, other: str) -> pd.DataFrame:
-    """uSDR of one schema minus another's, paired by track: the mean over tracks with its 95% interval, in dB.
-
-    Runs of the same cell are averaged per track first; the number of runs behind either side stands in `runs`.
-    """
-    cell = ["split", "experiment", "base_source", "source"]
-    chosen = scores[(scores["metric"] == "uSDR") & scores["schema"].isin([schema, other])]
-    pairs = chosen.groupby([*cell, "track", "schema"])["value"].mean().unstack("schema")
-    pairs = pairs.reindex(columns=[schema, other])
-    difference = (pairs[schema] - pairs[other]).dropna()
-    counts = chosen.groupby([*cell, "schema"])["run"].nunique().groupby(cell).min()
-    rows = []
-    for key, values in difference.groupby(cell):
-        low, high = bootstrap_interval(values.to_numpy())
-        rows.append({**dict(zip(cell, key, strict=True)), "difference": values.mean(), "low": low, "high": high,
-                     "runs": counts[key], "tracks": len(values)})  # fmt: skip
-    return pd.DataFrame(rows)

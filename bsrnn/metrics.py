@@ -1,8 +1,7 @@
-"""How close an estimate is to its source, in dB, and how sure a mean is."""
+"""How close an estimate is to its source, in dB."""
 
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -79,14 +78,3 @@ def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
     energies = torch.stack([windows[:, a:b].mean(1) for a, b in pairwise(edges)], 1)
     means = windows.mean(1, keepdim=True)
     return (energies / means)[means[:, 0] > 0]
-
-
-def bootstrap_interval(values: np.ndarray, draws: int = 2_000) -> tuple[float, float]:
-    """95% interval of the mean of some values (n,), by the percentiles of resampled means; always the same for the same
-    values. NaN values are left out; a single value is its own interval."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return np.nan, np.nan
-    picks = np.random.default_rng(0).integers(len(values), size=(draws, len(values)))
-    return tuple(np.quantile(values[picks].mean(1), (0.025, 0.975)))

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy.signal import stft
 
 from bsrnn.bands import A4, HEARING, BandSchema
-from bsrnn.metrics import bootstrap_interval
+from bsrnn.statistics import bootstrap_interval
 
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
 EXPERIMENTS = ("base", "transfer", "multitask")

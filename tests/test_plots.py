@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bsrnn import plots
 from bsrnn.bands import SCHEMA_NAMES, band_schema
-from bsrnn.metrics import bootstrap_interval
+from bsrnn.statistics import bootstrap_interval
 
 matplotlib.use("Agg")
 

@@ -1,0 +1,168 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import wilcoxon
+
+from bsrnn.statistics import (
+    bootstrap_interval,
+    difference_interval,
+    gains,
+    holm,
+    paired_differences,
+    rank_biserial,
+    summary,
+)
+
+GENERIC, V7 = {"schema": "generic"}, {"schema": "v7"}
+
+
+def table(rows, **common):
+    """Score rows of (run, track, value)."""
+    defaults = {"experiment": "base", "schema": "v7", "base_source": "", "source": "bass", "split": "test", "seed": 0}
+    return pd.concat([pd.DataFrame(rows, columns=["run", "track", "value"]).assign(metric=metric, **(defaults | common))
+                      for metric in ("uSDR", "cSDR")], ignore_index=True)  # fmt: skip
+
+
+def test_summary_is_the_mean_over_tracks_then_over_runs():
+    scores = table([("a", "x", 1.0), ("a", "y", 3.0), ("a", "z", 4.0), ("b", "x", 5.0), ("b", "y", np.nan),
+                    ("b", "z", 8.0)])  # fmt: skip
+    scores.loc[scores["metric"] == "cSDR", "value"] += 1
+    (row,) = summary(scores).to_dict("records")
+    assert row["uSDR"] == pytest.approx(((1 + 3 + 4) / 3 + (5 + 8) / 2) / 2)
+    assert row["cSDR"] == pytest.approx(row["uSDR"] + 1)
+    assert (row["runs"], row["tracks"]) == (2, 3)
+    assert [row[name] for name in ("split", "experiment", "base_source", "source", "schema")] == [
+        "test", "base", "", "bass", "v7",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["split", "experiment", "base_source", "source", "schema"])
+def test_summary_never_mixes_cells(column):
+    scores = pd.concat([table([("a", "x", 1.0)]), table([("b", "x", 3.0)], **{column: "drums"})])
+    assert sorted(summary(scores)["uSDR"]) == [1, 3]
+
+
+def test_a_source_that_is_silent_in_all_songs_has_no_mean():
+    (row,) = summary(table([("a", "x", np.nan)])).to_dict("records")
+    assert np.isnan(row["uSDR"])
+    assert (row["runs"], row["tracks"]) == (1, 0)
+
+
+def test_gain_is_over_the_better_trivial_estimate():
+    trivial = {"experiment": "baseline", "schema": ""}
+    scores = pd.concat([
+        table([("a", "x", 2.0), ("a", "y", 4.0)]), table([("b", "x", 6.0)], source="drums"),
+        table([("mixture", "x", -4.0), ("mixture", "y", -2.0)], **trivial),
+        table([("silence", "x", 0.0), ("silence", "y", 0.0)], **trivial),
+        table([("mixture", "x", 1.5), ("silence", "x", 0.0)], source="drums", **trivial),
+        table([("mixture", "x", 100.0)], split="validation", **trivial),
+    ])  # fmt: skip
+    found = gains(scores).set_index("source")
+    assert set(found["experiment"]) == {"base"}
+    assert found["uSDR"].to_dict() == {"bass": 3, "drums": 6}
+    assert found["trivial"].to_dict() == {"bass": 0, "drums": 1.5}
+    assert found["gain"].to_dict() == {"bass": 3, "drums": 4.5}
+
+
+def test_paired_differences():
+    scores = pd.concat([
+        table([("g0", "x", 1.0), ("g0", "y", 6.0), ("g1", "x", 3.0), ("g1", "y", 8.0), ("g0", "z", 9.0)],
+              schema="generic"),
+        table([("v0", "x", 1.5), ("v0", "y", 2.0), ("v0", "z", np.nan)]),
+        table([("w0", "x", -50.0)], schema="v1"),  # takes no part
+    ])  # fmt: skip
+    (row,) = paired_differences(scores, GENERIC, V7).to_dict("records")
+    assert row["difference"] == pytest.approx(((1 + 3) / 2 - 1.5 + (6 + 8) / 2 - 2.0) / 2)  # of tracks x and y
+    assert (row["low"], row["high"]) == (-0.5, 6)  # of two tracks and two runs, an end of the interval is any pair
+    assert (row["runs"], row["tracks"]) == (1, 2)
+    (turned,) = paired_differences(scores, V7, GENERIC).to_dict("records")
+    assert turned["difference"] == -row["difference"]
+    assert (turned["low"], turned["high"]) == (-6, 0.5)
+
+
+def test_paired_differences_are_of_usdr_and_per_cell():
+    scores = pd.concat([table([("g", "x", value)], schema="generic", source=source, experiment=experiment)
+                        for source, experiment, value in (("bass", "base", 3.0), ("drums", "base", 5.0),
+                                                          ("bass", "transfer", 7.0))]
+                       + [table([("v", "x", 1.0)], source=source, experiment=experiment)
+                          for source in ("bass", "drums") for experiment in ("base", "transfer")])  # fmt: skip
+    scores.loc[scores["metric"] == "cSDR", "value"] = 1000.0
+    found = paired_differences(scores, GENERIC, V7).set_index(["experiment", "source"])["difference"]
+    assert found.to_dict() == {("base", "bass"): 2, ("base", "drums"): 4, ("transfer", "bass"): 6}
+
+
+def test_schemas_without_common_tracks_have_no_difference():
+    scores = pd.concat([table([("g", "x", 1.0)], schema="generic"), table([("v", "y", 1.0)])])
+    assert paired_differences(scores, GENERIC, V7).empty
+    assert paired_differences(scores, GENERIC, {"schema": "v1"}).empty
+
+
+def test_kinds_may_differ_in_several_columns():
+    scores = pd.concat([table([("t", "x", 3.0), ("t", "y", 4.0)], experiment="transfer", base_source="drums"),
+                        table([("u", "x", 9.0)], experiment="transfer", base_source="vocals"),
+                        table([("b", "x", 1.0), ("b", "y", 1.0)])])  # fmt: skip
+    (row,) = paired_differences(scores, {"experiment": "transfer", "base_source": "drums"},
+                                {"experiment": "base", "base_source": ""}).to_dict("records")  # fmt: skip
+    assert row["difference"] == 2.5
+    assert row["source"] == "bass" and row["schema"] == "v7"
+
+
+def cells(differences, runs=1, source="bass"):
+    """Rows of two schemas that differ by so much on tracks 0, 1, ... in every run."""
+    return pd.concat([table([(f"{schema}{run}", str(i), sign * value / 2) for i, value in enumerate(differences)
+                             for run in range(runs)], schema=schema, source=source)
+                      for schema, sign in (("generic", 1), ("v7", -1))])  # fmt: skip
+
+
+def test_a_difference_is_told_where_it_has_support_only():
+    draw = np.random.default_rng(0)
+    clear, none, few = 1 + 0.1 * draw.normal(size=20), draw.normal(size=20), 1 + 0.1 * draw.normal(size=4)
+    scores = pd.concat([cells(clear), cells(-clear, source="drums"), cells(none, source="other"),
+                        cells(few, source="vocals")])  # fmt: skip
+    found = paired_differences(scores, GENERIC, V7).set_index("source")
+    assert found["better"].sort_index().tolist() == ["generic", "v7", "no support", "no support"]
+    assert found["effect"].round(6).loc[["bass", "drums", "vocals"]].tolist() == [1, -1, 1]
+    assert found.loc["vocals", "low"] > 0  # the interval alone would have told; four songs are too few for the test
+    p = [wilcoxon(values).pvalue for values in (clear, clear, none, few)]
+    np.testing.assert_allclose(found["p"], holm(np.array(p)))
+
+
+def test_nothing_differs():
+    (row,) = paired_differences(cells(np.zeros(5)), GENERIC, V7).to_dict("records")
+    assert (row["difference"], row["low"], row["high"], row["effect"], row["p"]) == (0, 0, 0, 0, 1)
+    assert row["better"] == "no support"
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say():
+    draw, held = np.random.default_rng(1), 0
+    for _ in range(200):
+        seeds = 0.5 * draw.normal(size=(2, 10, 1))  # of ten runs a side, each with luck of its own
+        songs = draw.normal(size=(1, 1, 30))
+        one, other = songs + seeds + 0.3 * draw.normal(size=(2, 10, 30))
+        low, high = difference_interval(one + 1, other)
+        held += low <= 1 <= high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_an_interval_of_one_mean_is_that_of_a_difference_to_nothing():
+    values = np.random.default_rng(2).normal(3, 1, 12)
+    low, high = bootstrap_interval([*values, np.nan])
+    assert low < values.mean() < high
+    assert (low, high) == bootstrap_interval(values)
+    assert bootstrap_interval([4.0]) == (4, 4)
+    assert np.isnan(bootstrap_interval([np.nan])).all()
+
+
+def test_holm():
+    # by hand: 4 * 0.005, 3 * 0.01, 2 * 0.03 and 0.04, no smaller than the one before
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
+    assert len(holm(np.array([]))) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_biserial_equals_wilcoxons_statistic(seed):
+    values = np.random.default_rng(seed).normal(0.3, 1, 15)
+    smaller = wilcoxon(values).statistic  # the smaller sum of ranks
+    assert abs(rank_biserial(values)) == pytest.approx(1 - 2 * smaller / (15 * 16 / 2))
+    assert rank_biserial(-values) == -rank_biserial(values)
