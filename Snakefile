@@ -126,5 +126,5 @@ rule listening:
         seed=GRID["seeds"][0],
         sources=yaml_list(GRID["multitask"]),
     shell:
-        "{PAPERMILL} -p profile {PROFILE} -p schema {params.schema} -p seed {params.seed}"
+        "{PAPERMILL} -p profile {PROFILE} -p dataset '{DATASET}' -p schema {params.schema} -p seed {params.seed}"
         " -y 'sources: {params.sources}' notebooks/06_listening.ipynb {output}"

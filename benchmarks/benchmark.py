@@ -28,8 +28,8 @@ from bsrnn.train import Module, TrainingConfig, seed_everything
 MODELS = ("small", "paper-vocals")
 # separate all sources of the model; a training step for one source, for all of them, for a new head of one
 TASKS = ("inference", "base", "multitask", "transfer")
-BATCHES = {"cpu": (1, 2, 16), "cuda": (1, 2, 4, 8, 16, 64)}
-CPU_SECONDS = 6  # of audio in a batch of the paper's model on a CPU: more takes minutes
+BATCHES = (1, 2, 4, 8, 16, 64)
+CPU_BATCHES = {"small": (1, 16), "paper-vocals": (1, 2)}  # more of the paper's takes minutes
 REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 10.0  # of one measurement; the budget is in seconds
 LSTM_EVENTS = {"aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLayerBackward0",
                "autograd::engine::evaluate_function: CudnnRnnBackward0"}  # fmt: skip
@@ -97,8 +97,8 @@ def multiplication(device: torch.device, bf16: bool, size: int) -> Callable[[], 
 def lstm_share(run: Callable[[], None], device: torch.device, task: str) -> float:
     """The share of the time of one call that is spent in LSTMs, forward and backward, by torch's profiler."""
     threads = torch.get_num_threads()
-    if task == "inference":
-        torch.set_num_threads(1)  # the profiler would not follow the threads of an inference
+    if task in ("inference", "transfer"):
+        torch.set_num_threads(1)  # the profiler would not follow the threads that share chunks
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -193,9 +193,8 @@ def main() -> None:
     cells = [
         (name, task, batch, bf16)
         for name in args.models for task in TASKS for bf16 in (False, True)
-        for batch in args.batches or BATCHES[device.type]
+        for batch in args.batches or (BATCHES if device.type == "cuda" else CPU_BATCHES.get(name, (1,)))
         if (has_bf16(device) or not bf16)
-        and (device.type == "cuda" or name == "small" or batch * named_config(name).chunk <= CPU_SECONDS)
         and (task != "multitask" or len(named_config(name).sources) > 1)
     ]  # fmt: skip
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else (

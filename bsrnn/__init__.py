@@ -10,7 +10,7 @@
     demo        a generated data set in MUSDB18-HQ layout
     data        songs, splits, training samples
     losses      what training minimizes
-    metrics     uSDR and cSDR
+    metrics     uSDR, cSDR and SI-SDR
     statistics  summaries of scores, paired differences and their support
     train       training, transfer, resumption
     evaluate    scores over the songs of a split

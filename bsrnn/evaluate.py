@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bsrnn.data import Track, check_sources
-from bsrnn.metrics import csdr, usdr
+from bsrnn.metrics import csdr, si_sdr, usdr
 from bsrnn.model import BSRNN
 from bsrnn.records import SCORE_COLUMNS
 from bsrnn.separate import separate
@@ -28,7 +28,7 @@ def evaluate(
         hop: between the starts of chunks, in seconds; None is half a chunk.
 
     Returns:
-        one row per track, source and metric (uSDR, cSDR in dB; NaN where the source is silent).
+        one row per track, source and metric (uSDR, cSDR and SI-SDR in dB; NaN where the source is silent).
     """
     sources = model.config.sources
     check_sources(sources, tracks)
@@ -55,7 +55,8 @@ def baselines(tracks: Sequence[Track], split: str) -> pd.DataFrame:
 
 def _rows(track: Track, sources: Sequence[str], estimates: Tensor) -> list[dict]:
     references = track.stems(sources)
-    scores = {"uSDR": usdr(references, estimates), "cSDR": csdr(references, estimates, track.sample_rate)}
+    scores = {"uSDR": usdr(references, estimates), "cSDR": csdr(references, estimates, track.sample_rate),
+              "SI-SDR": si_sdr(references, estimates)}  # fmt: skip
     return [
         {"source": source, "track": track.name, "metric": metric, "value": float(value)}
         for metric, values in scores.items()

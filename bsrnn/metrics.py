@@ -33,6 +33,26 @@ def usdr(references: Tensor, estimates: Tensor) -> Tensor:
     return _ratio_db(signal, (references - estimates).square().sum((-2, -1))).where(signal > 0, torch.nan)
 
 
+def si_sdr(references: Tensor, estimates: Tensor) -> Tensor:
+    """Scale-invariant SDR (Le Roux et al., 2019) over a whole track and its channels: that of the estimate to the
+    multiple of the reference that is closest to it. Means are not removed.
+
+    A silent reference gives NaN, an estimate without any of it, silence too, minus infinity.
+
+    Args:
+        references, estimates: (..., C, L).
+
+    Returns:
+        (...) in dB.
+    """
+    references, estimates = _pair(references, estimates)
+    product = (references * estimates).sum((-2, -1))
+    signal = references.square().sum((-2, -1))
+    closest = (product / signal)[..., None, None] * references
+    ratio = _ratio_db(closest.square().sum((-2, -1)), (closest - estimates).square().sum((-2, -1)))
+    return ratio.where(product != 0, -torch.inf).where(signal > 0, torch.nan)
+
+
 def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
     """SDR of every whole frame of one second, as museval (BSSEval v4, images) gives it.
 

@@ -10,6 +10,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -155,8 +156,9 @@ def publish(folder: Path, profile: str, scores: pd.DataFrame) -> None:
         scores: rows of `evaluate.evaluate`.
     """
     record = json.loads((folder / "record.json").read_text())
-    means = scores.groupby(["split", "metric", "source"])["value"].mean().round(4).dropna()
-    scored = {f"{split} {metric} {source}": value for (split, metric, source), value in means.items()}
+    means = scores.groupby(["split", "metric", "source"])["value"].mean().round(4)
+    scored = {f"{split} {metric} {source}": value for (split, metric, source), value in means.items()
+              if math.isfinite(value)}  # fmt: skip
     save_json(results(profile) / "runs" / f"{folder.name}.json", {**record, "profile": profile, "scores": scored})
     save_scores(profile, folder.name, scores)
     for file in (folder / "model").iterdir():

@@ -31,7 +31,7 @@ def values(scores):
 def test_identity_model_scores_like_the_mixture(identity, tracks):
     found = evaluate(identity(STEMS, sample_rate=8_000), tracks, split="test")
     mixture = baselines(tracks, "test").query("run == 'mixture'")
-    assert len(found) == 4 * 2 * 2
+    assert len(found) == 4 * 2 * 3
     pd.testing.assert_series_equal(values(found), values(mixture), atol=1e-4, rtol=0)
 
 
@@ -62,7 +62,7 @@ def test_rows_say_what_was_scored(tiny, songs):
     constant = scores[["run", "experiment", "schema", "base_source", "split", "seed"]].drop_duplicates()
     assert constant.values.tolist() == [["a run", "transfer", "v3", "vocals", "validation", 5]]
     assert set(scores["track"]) == {"song 0", "song 6"}
-    assert len(scores) == 2 * 2 * 2
+    assert len(scores) == 2 * 2 * 3
     assert not scores.duplicated(KEY).any()
 
 

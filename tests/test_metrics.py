@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from bsrnn.metrics import csdr, csdr_frames, energy_around, usdr
+from bsrnn.metrics import csdr, csdr_frames, energy_around, si_sdr, usdr
 
 
 def noise(*shape, seed=0):
@@ -26,6 +26,20 @@ def test_usdr_is_over_all_samples_and_channels():
     s = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
     estimate = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     assert float(usdr(s, estimate)) == pytest.approx(10.0)
+
+
+def test_si_sdr_ignores_scale_and_is_usdr_at_the_best_one():
+    s, other = noise(3, 2, 1000), noise(3, 2, 1000, seed=1)
+    estimate = 0.7 * s + 0.2 * other
+    expected = torch.stack([usdr(s, a * estimate) for a in torch.linspace(0.5, 3, 2501)]).max(0).values
+    # scaling the estimate instead of the reference adds 1 to the ratio
+    ratio = 10 ** (si_sdr(s, estimate) / 10)
+    torch.testing.assert_close(10 * torch.log10(ratio + 1), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(si_sdr(s, 5 * estimate), si_sdr(s, estimate))
+    torch.testing.assert_close(si_sdr(3 * s, -estimate), si_sdr(s, estimate))
+    assert (si_sdr(s, 0 * s) == -torch.inf).all()
+    assert si_sdr(0 * s, s).isnan().all() and si_sdr(0 * s, 0 * s).isnan().all()
+    assert (si_sdr(s, 2 * s) > 200).all()
 
 
 def test_csdr_is_the_median_of_whole_frames():

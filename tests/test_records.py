@@ -115,6 +115,7 @@ def test_publish(root):
     (folder / "last.ckpt").write_bytes(b"large")
     records.save_json(folder / "record.json", {"run": folder.name, "seed": 0})
     rows = pd.concat([scores(folder.name, (1.0, 2.00004)), scores(folder.name, (np.nan, 5.0), metric="cSDR"),
+                      scores(folder.name, (-np.inf, 5.0), metric="SI-SDR"),
                       scores(folder.name, (np.nan, np.nan), source="drums")])  # fmt: skip
     records.publish(folder, "demo", rows)
     assert files(root / "results") == [
@@ -125,7 +126,7 @@ def test_publish(root):
     assert record == {"run": folder.name, "seed": 0, "profile": "demo",
                       "scores": {"test uSDR bass": 1.5, "test cSDR bass": 5.0}}  # fmt: skip
     assert (records.checkpoint("demo", folder.name) / "model.safetensors").read_bytes() == b"weights"
-    assert len(records.load_scores("demo")) == 6
+    assert len(records.load_scores("demo")) == 8
 
 
 README = """# Title

@@ -329,6 +329,15 @@ def test_the_moving_average_is_what_is_validated_and_kept(small, songs, tmp_path
     torch.testing.assert_close(kept.heads["drums"].mask_bias.detach(), average)
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_a_checkpoint_of_training_is_a_model(small, songs, tmp_path, ema):
+    config = TrainingConfig(**QUICK | {"max_epochs": 1}, ema=ema)
+    kept = fit(small("drums"), songs, config, tmp_path / "run", device="cpu").model
+    loaded = BSRNN.from_pretrained(tmp_path / "run" / "last.ckpt")
+    assert loaded.config == kept.config
+    assert same(loaded.state_dict(), kept.state_dict())
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, songs, tmp_path, monkeypatch, what):
     original = train.Module.training_step
