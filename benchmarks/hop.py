@@ -34,7 +34,8 @@ def main() -> None:
             means = scores[scores["metric"] == "uSDR"].groupby("source")["value"].mean()
             rows.append({"hop": hop, "chunks": overlap, **means, "mean": means.mean(), "seconds": seconds})
     table = pd.DataFrame(rows)
-    table["time"] = table.pop("seconds") / table["seconds"].iloc[0]
+    seconds = table.pop("seconds")
+    table["time"] = seconds / seconds.iloc[0]
     file = records.save_table(records.results("benchmark") / "hop.csv", table)
     print(table.to_string(index=False, float_format="%.3f"))
     print(file.relative_to(records.root()))
