@@ -59,7 +59,7 @@ class Config:
                 raise ValueError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
         plain = all(re.fullmatch(r"[^/\\.\0]+", str(source)) for source in self.sources)  # they name files and modules
         if not self.sources or len(set(self.sources)) < len(self.sources) or not plain:
-            raise ValueError(f"sources must be one or more different plain names, not {list(self.sources)}")
+            raise ValueError(f"sources must be one or more different names without any of / \\ ., not {self.sources}")
         if self.n_fft < 4 or self.n_fft % 4:
             raise ValueError(f"n_fft must be a positive multiple of 4, not {self.n_fft}")
         for name in ("sample_rate", "feature_dim", "hidden_dim", "num_blstm_layers", "mlp_dim", "mlp_layers"):
