@@ -3,8 +3,8 @@
 import ctypes
 import platform
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from multiprocessing.pool import ThreadPool
 
 import torch
 from torch import Tensor
@@ -86,13 +86,16 @@ def by_item(function: Callable[[Tensor], Tensor], batch: Tensor, dim: int = 0) -
         with torch.no_grad(), autocast(batch.device, bf16):
             return function(item)
 
+    results = _pool(workers, cores // workers).map_async(of_item, batch.split(1), 1)
     try:
-        return torch.cat(list(_pool(workers, cores // workers).map(of_item, batch.split(1))), dim)
+        return torch.cat(results.get(), dim)
     finally:
+        results.wait()  # also when interrupted: Python must not end while threads compute
         torch.set_num_threads(cores)  # the workers' setting is also that of threads to come
 
 
 @lru_cache(1)
-def _pool(workers: int, threads: int) -> ThreadPoolExecutor:
-    """Workers with so many threads each. They are kept: every new thread would have the C library set memory apart."""
-    return ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
+def _pool(workers: int, threads: int) -> ThreadPool:
+    """Workers with so many threads each. They are kept: every new thread would have the C library set memory apart. An
+    executor of concurrent.futures would not do: interrupted while it starts a thread, it keeps Python from ending."""
+    return ThreadPool(workers, torch.set_num_threads, (threads,))
