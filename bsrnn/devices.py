@@ -1,5 +1,6 @@
 """Where a model runs, and in which precision."""
 
+import atexit
 import ctypes
 import platform
 from collections.abc import Callable
@@ -98,4 +99,6 @@ def by_item(function: Callable[[Tensor], Tensor], batch: Tensor, dim: int = 0) -
 def _pool(workers: int, threads: int) -> ThreadPool:
     """Workers with so many threads each. They are kept: every new thread would have the C library set memory apart. An
     executor of concurrent.futures would not do: interrupted while it starts a thread, it keeps Python from ending."""
-    return ThreadPool(workers, torch.set_num_threads, (threads,))
+    pool = ThreadPool(workers, torch.set_num_threads, (threads,))
+    atexit.register(pool.terminate)
+    return pool
