@@ -178,24 +178,15 @@ def _reason(error: soundfile.LibsndfileError) -> str:
     return error.error_string.strip().rstrip(".")
 
 
-def read(path: str | os.PathLike, sample_rate: int | None = None) -> tuple[Tensor, int]:
-    """Read a whole audio file.
-
-    Args:
-        path: of the file.
-        sample_rate: what to resample to, in Hz; None keeps the file's.
-
-    Returns:
-        the waveform (C, L) and its sample rate.
+def read(path: str | os.PathLike) -> tuple[Tensor, int]:
+    """Read a whole audio file: the waveform (C, L) and its sample rate in Hz.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not readable audio, cut off, has no samples, or has samples that are not finite.
     """
     recording = Recording.open(path)
-    waveform = torch.cat(list(recording.blocks()), -1)
-    rate = sample_rate or recording.sample_rate
-    return resample(waveform, recording.sample_rate, rate), rate
+    return torch.cat(list(recording.blocks()), -1), recording.sample_rate
 
 
 class Encoder:
@@ -272,12 +263,12 @@ def write(path: Path, blocks: Iterable[Tensor], like: Recording, form: str = "wa
     return file.peak
 
 
-def resample(waveform: Tensor, source_rate: int, target_rate: int) -> Tensor:
+def resample(waveform: Tensor, source_rate: float, target_rate: float) -> Tensor:
     """Resample (C, L) from one rate in Hz to another by libsoxr's band-limited interpolation."""
     return torch.cat(list(resampled([waveform], source_rate, target_rate)), -1)
 
 
-def resampled(blocks: Iterable[Tensor], source_rate: int, target_rate: int) -> Iterator[Tensor]:
+def resampled(blocks: Iterable[Tensor], source_rate: float, target_rate: float) -> Iterator[Tensor]:
     """Resample a waveform that comes in blocks (C, n), with the same result however it is cut into blocks."""
     if source_rate == target_rate:
         yield from blocks

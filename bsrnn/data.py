@@ -346,6 +346,7 @@ class Mixes(Dataset):
         gain_db: gains are uniform within plus and minus this, in dB.
         drop: probability that a source is silent.
         peak_division: divide mixture and targets by the largest of their peaks.
+        pitch: stems are played faster and higher or slower and lower, by up to this many semitones; our choice.
         epoch_size: samples in an epoch; 0 is as many chunks as the songs hold.
 
     Each item is a mixture (1, L) and the targets (S, 1, L).
@@ -354,11 +355,12 @@ class Mixes(Dataset):
     def __init__(
         self, tracks: Sequence[Track], targets: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
         salient: bool = True, segment: float = 6.0, mixing: str = "random", gain_db: float = 10.0, drop: float = 0.1,
-        peak_division: bool = True, epoch_size: int = 0,
+        peak_division: bool = True, pitch: float = 0.0, epoch_size: int = 0,
     ):  # fmt: skip
         check_sources(targets, tracks)
         self.targets, self.sample_rate, self.chunk, self.seed = tuple(targets), sample_rate, chunk, seed
         self.mixing, self.gain_db, self.drop, self.peak_division = mixing, gain_db, drop, peak_division
+        self.pitch = pitch
         self.segments = survey(tracks, targets, segment, salient and mixing == "random")
         self.num_songs = len(tracks)
         self.epoch_size = epoch_size or sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
@@ -381,27 +383,29 @@ class Mixes(Dataset):
         return sorted({segment[0].name for segment, *_ in self._choices(index).values() if segment})
 
     def _choices(self, index: int) -> dict[str, tuple]:
-        """Of every source: its segment, or None for silence, the place of the crop, the channel and the gain; the last
-        three as numbers from 0 to 1."""
-        draw = np.random.default_rng([self.seed, index])
+        """Of every source: its segment, or None for silence, the place of the crop, the channel, the gain and the speed;
+        the last four as numbers from 0 to 1."""
+        draw, speeds = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,)))
         choices, first = {}, None
         for source, segments in self.segments.items():
             # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
             choice, offset, side, gain, fate = draw.random(5)
+            speed = speeds.random()
             if self.mixing == "aligned":
-                choice, offset, side = first = first or (choice, offset, side)
+                choice, offset, side, speed = first = first or (choice, offset, side, speed)
             silent = not segments or fate < self.drop
-            choices[source] = (None if silent else segments[int(choice * len(segments))], offset, side, gain)
+            choices[source] = (None if silent else segments[int(choice * len(segments))], offset, side, gain, speed)
         return choices
 
-    def _stem(self, source: str, segment: tuple | None, offset: float, side: float, gain: float) -> Tensor:
+    def _stem(self, source: str, segment: tuple | None, offset: float, side: float, gain: float, speed: float) -> Tensor:
         length = round(self.chunk * self.sample_rate)
         if segment is None:
             return torch.zeros(1, length)
         track, start, stop = segment
-        frames = min(round(self.chunk * track.sample_rate), stop - start)
+        rate = track.sample_rate * 2 ** (self.pitch * (2 * speed - 1) / 12)  # what the samples are taken to have
+        frames = min(round(self.chunk * rate), stop - start)
         crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
-        crop = audio.resample(crop[int(side * len(crop))][None], track.sample_rate, self.sample_rate)
+        crop = audio.resample(crop[int(side * len(crop))][None], rate, self.sample_rate)
         crop = torch.nn.functional.pad(crop, (0, max(0, length - crop.shape[-1])))[:, :length]
         return crop * 10 ** (self.gain_db * (2 * gain - 1) / 20)
 
@@ -442,16 +446,25 @@ class EpochSampler(Sampler):
 
 
 class WholeTracks(Dataset):
-    """Songs as they are: item i is track i's mixture (C, L), its targets (S, C, L) and its sample rate."""
+    """Songs as they are: item i is track i's mixture (C, L), its targets (S, C, L) and its sample rate.
 
-    def __init__(self, tracks: Sequence[Track], targets: Sequence[str]):
+    Args:
+        tracks: the songs.
+        targets: the sources, in order.
+        seconds: how much of each song, from its middle; 0 is all.
+    """
+
+    def __init__(self, tracks: Sequence[Track], targets: Sequence[str], seconds: float = 0.0):
         check_sources(targets, tracks)
         survey(tracks, targets, segment=1.0, salient=False)
-        self.tracks, self.targets = tracks, targets
+        self.tracks, self.targets, self.seconds = tracks, targets, seconds
 
     def __len__(self) -> int:
         return len(self.tracks)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         track = self.tracks[index]
-        return track.read("mixture"), track.stems(self.targets), track.sample_rate
+        length = min(round(self.seconds * track.sample_rate) or track.length, track.length)
+        part = (track.length - length) // 2, length
+        stems = torch.stack([track.read(target, *part) for target in self.targets])
+        return track.read("mixture", *part), stems, track.sample_rate

@@ -87,7 +87,7 @@ class Config:
             raise FileNotFoundError(f"{folder} is not a model folder: it has no {CONFIG}")
         try:
             return cls.of(json.loads(file.read_text()), file)
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
             raise ValueError(f"{file} is not JSON") from None
 
     @classmethod

@@ -142,9 +142,28 @@ def load_scores(profile: str) -> pd.DataFrame:
     files = sorted(folder.glob("*.csv"))
     if not files:
         raise FileNotFoundError(f"no scores in results/{profile}/scores: run `make reproduce PROFILE={profile}` first")
+    return pd.concat(map(read_scores, files), ignore_index=True)
+
+
+def read_scores(file: Path) -> pd.DataFrame:
+    """The score rows in a file."""
     text = dict.fromkeys(("run", "experiment", "schema", "base_source", "source", "split", "track", "metric"), str)
-    return pd.concat([pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": ["", "nan"]})
-                      for file in files], ignore_index=True)  # fmt: skip
+    return pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": ["", "nan"]})
+
+
+def load_runs(profile: str) -> pd.DataFrame:
+    """The run records of a profile, a row each: run, experiment, base_source, schema, sources, seed and parameters as in
+    `SCORE_COLUMNS` and `run_name`, all other settings of model and training, and `history`, a mapping per epoch."""
+    rows = []
+    for file in sorted((results(profile) / "runs").glob("*.json")):
+        record = json.loads(file.read_text())
+        base = record.get("base", "").rsplit("-", 2)  # see run_name
+        rows.append({
+            **record["model"], **record["training"], "base_source": base[-2] if len(base) > 2 else "",
+            "sources": "+".join(record["model"]["sources"]),
+            **{name: record[name] for name in ("run", "experiment", "seed", "parameters", "history")},
+        })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def publish(folder: Path, profile: str, scores: pd.DataFrame) -> None:
@@ -161,9 +180,8 @@ def publish(folder: Path, profile: str, scores: pd.DataFrame) -> None:
               if math.isfinite(value)}  # fmt: skip
     save_json(results(profile) / "runs" / f"{folder.name}.json", {**record, "profile": profile, "scores": scored})
     save_scores(profile, folder.name, scores)
-    for file in (folder / "model").iterdir():
-        with written_whole(checkpoint(profile, folder.name) / file.name) as partial:
-            shutil.copyfile(file, partial)
+    with written_together(checkpoint(profile, folder.name)) as partial:
+        shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
 
 
 def readme_table(name: str, table: pd.DataFrame) -> None:

@@ -40,7 +40,7 @@ class Separator:
         bf16: compute matrix products in bfloat16.
 
     Raises:
-        ValueError: two models estimate the same source.
+        ValueError: two models estimate the same source, or the hop does not fit a model.
     """
 
     def __init__(self, models: Sequence[BSRNN], *, hop: float | None = None, bf16: bool = False):
@@ -116,8 +116,8 @@ class Separator:
     ) -> "Written":  # fmt: skip
         """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length.
 
-        Memory does not grow with the song: it is decoded, separated and written block by block. All files appear
-        together, or none.
+        Memory does not grow with the song: it is decoded, separated and written block by block. The files appear at the
+        end, and none of them if anything goes wrong before.
 
         Args:
             song: audio file, see `audio.Recording`. Channels, as many as there are, are separated one by one.

@@ -51,7 +51,9 @@ class TrainingConfig:
     gain_db: float = 10.0  # stems are mixed with gains within plus and minus this
     drop: float = 0.1  # probability that a stem is left out of a sample
     peak_division: bool = True  # divide mixture and targets by the largest of their peaks
+    pitch: float = 0.0  # stems are played faster or slower, by up to this many semitones; not in the paper
     portion: float = 1.0  # share of the training songs
+    validation_seconds: float = 0.0  # of each validation song, from its middle; 0: all
     bf16: bool = False  # matrix products in bfloat16, on devices that have it
     workers: int = 0  # processes that read data beside the training
 
@@ -60,7 +62,7 @@ class TrainingConfig:
                      "segment"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("gain_db", "epoch_size", "workers"):
+        for name in ("gain_db", "pitch", "epoch_size", "validation_seconds", "workers"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         for name in ("drop", "ema"):
@@ -375,8 +377,9 @@ def _datasets(model, dataset, config, seed):
     validation = data.find_tracks(dataset, "validation")
     mixes = data.Mixes(tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
                        salient=config.salient, segment=config.segment, mixing=config.mixing, gain_db=config.gain_db,
-                       drop=config.drop, peak_division=config.peak_division, epoch_size=config.epoch_size)  # fmt: skip
-    return mixes, data.WholeTracks(validation, sources)
+                       drop=config.drop, peak_division=config.peak_division, pitch=config.pitch,
+                       epoch_size=config.epoch_size)  # fmt: skip
+    return mixes, data.WholeTracks(validation, sources, config.validation_seconds)
 
 
 def _claim(folder: Path, settings: dict) -> None:

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 import torch
 
-from bsrnn import devices
+from bsrnn import devices, separate
 from bsrnn.data import STEMS
 from bsrnn.model import BSRNN, Config
 
@@ -40,7 +40,8 @@ def bf16(monkeypatch):
     if devices.has_bf16(torch.device("cpu")):
         yield
         return
-    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
+    for module in (devices, separate):
+        monkeypatch.setattr(module, "has_bf16", lambda device: True)
     with torch.backends.mkldnn.flags(enabled=False):  # oneDNN's LSTM needs the hardware, torch's own does not
         yield
 

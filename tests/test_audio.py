@@ -50,10 +50,10 @@ def test_resampling_keeps_what_both_rates_hold():
 def test_formats(tmp_path, suffix):
     tone = np.sin(np.arange(22_050) / 10)[:, None] * 0.5
     soundfile.write(tmp_path / f"a.{suffix}", np.repeat(tone, 2, 1), 22_050)
-    waveform, rate = audio.read(tmp_path / f"a.{suffix}", 44_100)
-    assert rate == 44_100
+    waveform, rate = audio.read(tmp_path / f"a.{suffix}")
+    assert rate == 22_050
     assert waveform.shape[0] == 2
-    assert abs(waveform.shape[1] - 44_100) < 3000
+    assert abs(waveform.shape[1] - 22_050) < 1500
     assert float(waveform.square().mean().sqrt()) == pytest.approx(0.3535, abs=0.02)
 
 

@@ -84,6 +84,15 @@ def test_whole_tracks(songs):
     assert torch.equal(targets, tracks[1].stems(("other", "drums")))
 
 
+def test_the_middle_of_whole_tracks(songs):
+    (track, *_) = tracks = find_tracks(songs, "test")
+    mixture, targets, _ = data.WholeTracks(tracks, ("bass",), seconds=0.5)[0]
+    assert torch.equal(mixture, track.read("mixture")[:, 6_000:10_000])
+    assert torch.equal(targets[0], track.read("bass")[:, 6_000:10_000])
+    mixture, _, _ = data.WholeTracks(tracks, ("bass",), seconds=100.0)[0]
+    assert torch.equal(mixture, track.read("mixture"))
+
+
 # what cannot be used
 
 
@@ -506,6 +515,26 @@ def test_aligned_mixes_are_one_place_of_one_song(songs):
         places.add(float(stems[0][0, 0]))
         assert len(samples.songs(index)) == 1
     assert len(places) == 20
+
+
+@pytest.mark.parametrize("mixing", ["random", "aligned"])
+def test_pitch_moves_what_is_heard_within_its_limits(songs, mixing):
+    tone = np.sin(2 * np.pi * 500 / RATE * np.arange(16_000))[:, None] * [0.1, 0.1]
+    for song in (songs / "train").iterdir():
+        for source in STEMS:
+            soundfile.write(song / f"{source}.wav", tone, RATE, subtype="FLOAT")
+    settings = {"pitch": 3.0, "drop": 0.0, "mixing": mixing, "chunk": 0.5, "salient": False}
+    samples = mixes(songs, **settings)
+    shifts = []
+    for index in range(30):
+        found = [as_mixed(samples, source, index) for source in STEMS]
+        assert {stem.shape for stem in found} == {(1, RATE // 2)}
+        peaks = [np.abs(np.fft.rfft(stem[0].numpy() * np.hanning(RATE // 2), 2**16)).argmax() * RATE / 2**16 for stem in found]
+        shifts.append(12 * np.log2(np.array(peaks) / 500))
+    shifts = np.array(shifts)
+    assert -3.05 < shifts.min() < -2 and 2 < shifts.max() < 3.05
+    assert (np.ptp(shifts, axis=1) < 0.05).all() == (mixing == "aligned")
+    assert torch.equal(samples[3][0], mixes(songs, **settings)[3][0])
 
 
 def test_songs_of_a_sample(songs):

@@ -285,6 +285,13 @@ def test_stems_are_not_written_over_their_song(infer, tmp_path):
     assert song.read_bytes() == before and written(tmp_path / "out") == ["bass/bass.wav"]
 
 
+def test_signals_mean_what_they_meant_afterwards(infer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    before = signal.getsignal(signal.SIGTERM)
+    infer(tmp_path / "a.wav")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_stems_are_not_written_over_another_song(infer, tmp_path):
     (tmp_path / "out" / "a").mkdir(parents=True)
     songs = tmp_path / "a.wav", tmp_path / "out" / "a" / "bass.wav"
