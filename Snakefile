@@ -1,9 +1,10 @@
-# The experiment graph: data -> base per schema -> transfers, multi-task -> comparison, listening.
+# The experiment graph: data -> base, scratch, multi-task per schema -> transfers -> comparison, listening.
 #
 # A rule is one papermill call. Its output is the executed notebook under runs/, which a fresh clone does not have, so
 # everything is made anew there; tables, records and models go to results/. A killed run continues: finished notebooks
 # stay, and a training goes on from its last checkpoint.
 
+import json
 import os
 
 import yaml
@@ -20,36 +21,57 @@ if not DATASET:
     raise WorkflowError(f"the {PROFILE} profile needs a data set: make reproduce PROFILE={PROFILE} DATA=folder")
 
 GRID = SETTINGS["grid"]
-BASE, TRANSFER, MULTITASK = GRID["base"], "+".join(GRID["transfer"]), "+".join(GRID["multitask"])
 DONE = f"runs/{PROFILE}/notebooks"
 PAPERMILL = "papermill --cwd . --no-progress-bar --log-level ERROR"
 WITH_PROFILE = f"{PAPERMILL} -f {FILE} -p dataset '{DATASET}'"
 
-base = f"{DONE}/base-{{schema}}-{BASE}-{{seed}}.ipynb"
-transfer = f"{DONE}/transfer-{{schema}}-{BASE}-{TRANSFER}-{{seed}}.ipynb"
-multitask = f"{DONE}/multitask-{{schema}}-{MULTITASK}-{{seed}}.ipynb"
-listening = f"{DONE}/06_listening.ipynb"
+single = f"{DONE}/{{experiment}}-{{schema}}-{{source}}-{{seed}}.ipynb"
+multitask = f"{DONE}/multitask-{{schema}}-{{sources}}-{{seed}}.ipynb"
+transfer = f"{DONE}/transfer-{{schema}}-{{base}}-{{sources}}-{{seed}}.ipynb"
 
 
 wildcard_constraints:
+    experiment="base|scratch",
     schema=r"[a-z0-9]+(-\d+-\d+)?",
+    source=r"[^-+/]+",
+    sources=r"[^-/]+",
+    base=r"[^-/]+",
     seed=r"\d+",
 
 
 def runs():
     cells = dict(schema=GRID["schemas"], seed=GRID["seeds"])
-    return expand(transfer, **cells) + expand(multitask, **cells)
+    return [
+        *expand(single, experiment="base", source=GRID["base"], **cells),
+        *expand(single, experiment="scratch", source=GRID["scratch"], **cells),
+        *expand(single, experiment="base", source=GRID["base"][0], schema=GRID["more_schemas"], seed=GRID["seeds"]),
+        *expand(multitask, sources=GRID["multitask"], **cells),
+        *(run for base, sources in GRID["transfer"].items() for run in expand(transfer, base=base, sources=sources, **cells)),
+    ]
+
+
+def base_of(wildcards):
+    """The notebook in which the base of a transfer is trained."""
+    if "+" in wildcards.base:
+        return multitask.replace("{sources}", "{base}")
+    return single.replace("{experiment}", "base").replace("{source}", "{base}")
 
 
 def yaml_list(sources):
-    return "[" + ", ".join(sources) + "]"
+    return "[" + ", ".join(sources.split("+")) + "]"
+
+
+def training(experiment):
+    """The training settings: those of a transfer, and of what is compared with it, may have a budget of their own."""
+    own = GRID["transfer_training"] if experiment in ("transfer", "scratch") else {}
+    return json.dumps(SETTINGS["training_config"] | own)
 
 
 rule all:
     input:
         f"{DONE}/01_band_schemas.ipynb",
         f"{DONE}/05_usdr_comparison.ipynb",
-        listening,
+        f"{DONE}/06_listening.ipynb",
 
 
 rule data:
@@ -68,30 +90,33 @@ rule band_schemas:
         "{PAPERMILL} -p profile {PROFILE} notebooks/01_band_schemas.ipynb {output}"
 
 
-rule base:
+rule single:
     input:
         rules.data.output,
     output:
-        base,
+        single,
     params:
-        sources=yaml_list([BASE]),
+        training=lambda wildcards: training(wildcards.experiment),
     priority: 1
     shell:
-        "{WITH_PROFILE} -p schema {wildcards.schema} -p seed {wildcards.seed} -y 'sources: {params.sources}'"
+        "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"
+        " -y 'sources: [{wildcards.source}]' -y 'training_config: {params.training}'"
         " notebooks/02_base_training.ipynb {output}"
 
 
 rule transfer:
     input:
-        base,
+        base_of,
     output:
         transfer,
     params:
-        base=yaml_list([BASE]),
-        sources=yaml_list(GRID["transfer"]),
+        base=lambda wildcards: yaml_list(wildcards.base),
+        sources=lambda wildcards: yaml_list(wildcards.sources),
+        training=training("transfer"),
     shell:
         "{WITH_PROFILE} -p schema {wildcards.schema} -p seed {wildcards.seed} -y 'base_sources: {params.base}'"
-        " -y 'sources: {params.sources}' notebooks/03_transfer_learning.ipynb {output}"
+        " -y 'sources: {params.sources}' -y 'training_config: {params.training}'"
+        " notebooks/03_transfer_learning.ipynb {output}"
 
 
 rule multitask:
@@ -100,7 +125,7 @@ rule multitask:
     output:
         multitask,
     params:
-        sources=yaml_list(GRID["multitask"]),
+        sources=lambda wildcards: yaml_list(wildcards.sources),
     priority: 2  # the longest first: no core idles at the end
     shell:
         "{WITH_PROFILE} -p schema {wildcards.schema} -p seed {wildcards.seed} -y 'sources: {params.sources}'"
@@ -118,13 +143,13 @@ rule comparison:
 
 rule listening:
     input:
-        multitask.format(schema=GRID["schemas"][-1], seed=GRID["seeds"][0]),
+        multitask.format(schema=GRID["schemas"][-1], sources=GRID["multitask"][0], seed=GRID["seeds"][0]),
     output:
-        listening,
+        f"{DONE}/06_listening.ipynb",
     params:
         schema=GRID["schemas"][-1],
         seed=GRID["seeds"][0],
-        sources=yaml_list(GRID["multitask"]),
+        sources=yaml_list(GRID["multitask"][0]),
     shell:
         "{PAPERMILL} -p profile {PROFILE} -p dataset '{DATASET}' -p schema {params.schema} -p seed {params.seed}"
         " -y 'sources: {params.sources}' notebooks/06_listening.ipynb {output}"

@@ -27,7 +27,7 @@ def jobs(*config):
 def test_a_job_per_cell_of_the_grid(profile, seeds):
     cells = 2 * seeds  # two schemas
     assert jobs(f"profile={profile}", "data=somewhere") == {
-        "all": 1, "data": 1, "band_schemas": 1, "base": cells, "transfer": cells, "multitask": cells, "comparison": 1,
+        "all": 1, "data": 1, "band_schemas": 1, "single": cells, "transfer": cells, "multitask": cells, "comparison": 1,
         "listening": 1,
     }  # fmt: skip
 
