@@ -12,10 +12,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 RUN_NOTEBOOK = papermill --cwd . --no-progress-bar --log-level WARNING -p profile $(PROFILE)
 
-.PHONY: reproduce test lab figures benchmark notebooks lock clean help
+.PHONY: reproduce open-set test lab figures benchmark notebooks lock clean help
 
 help:
 	@echo 'make reproduce [PROFILE=demo] [DATA=folder] [JOBS=n]   every experiment, table and figure of a profile'
+	@echo 'make open-set                                          the songs of the open profile, rendered to runs/open-set'
 	@echo 'make figures   [PROFILE=demo]                          the figures again, from the tables in results/'
 	@echo 'make test                                              all tests, the notebooks among them'
 	@echo 'make benchmark                                         speed and memory, beside a plain version of the model'
@@ -35,6 +36,10 @@ help:
 reproduce: .venv/ready
 	snakemake --cores $(JOBS) --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)')
 
+open-set: .venv/ready
+	.venv/bin/uv pip install --quiet --python .venv/bin/python pretty_midi
+	python open-set/build.py runs/open-set
+
 figures: .venv/ready
 	mkdir -p runs
 	$(RUN_NOTEBOOK) notebooks/01_band_schemas.ipynb runs/01_band_schemas.ipynb
@@ -45,7 +50,7 @@ test: .venv/ready
 	pytest
 
 benchmark: .venv/ready
-	for script in loader hop memory benchmark; do python benchmarks/$$script.py || exit 1; done
+	for script in loader hop memory metrics benchmark; do python benchmarks/$$script.py || exit 1; done
 
 lab: .venv/ready
 	jupyter lab notebooks

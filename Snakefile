@@ -9,6 +9,8 @@ import os
 
 import yaml
 
+from bsrnn.study import Run, grid
+
 PROFILE = config["profile"]
 FILE = f"profiles/{PROFILE}.yaml"
 if not os.path.isfile(FILE):
@@ -21,6 +23,7 @@ if not DATASET:
     raise WorkflowError(f"the {PROFILE} profile needs a data set: make reproduce PROFILE={PROFILE} DATA=folder")
 
 GRID = SETTINGS["grid"]
+RUNS = grid(GRID)
 DONE = f"runs/{PROFILE}/notebooks"
 PAPERMILL = "papermill --cwd . --no-progress-bar --log-level ERROR"
 WITH_PROFILE = f"{PAPERMILL} -f {FILE} -p dataset '{DATASET}'"
@@ -39,22 +42,10 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def runs():
-    cells = dict(schema=GRID["schemas"], seed=GRID["seeds"])
-    return [
-        *expand(single, experiment="base", source=GRID["base"], **cells),
-        *expand(single, experiment="scratch", source=GRID["scratch"], **cells),
-        *expand(single, experiment="base", source=GRID["base"][0], schema=GRID["more_schemas"], seed=GRID["seeds"]),
-        *expand(multitask, sources=GRID["multitask"], **cells),
-        *(run for base, sources in GRID["transfer"].items() for run in expand(transfer, base=base, sources=sources, **cells)),
-    ]
-
-
 def base_of(wildcards):
     """The notebook in which the base of a transfer is trained."""
-    if "+" in wildcards.base:
-        return multitask.replace("{sources}", "{base}")
-    return single.replace("{experiment}", "base").replace("{source}", "{base}")
+    run = Run("transfer", wildcards.schema, (), wildcards.seed, tuple(wildcards.base.split("+")))
+    return f"{DONE}/{run.base_run.name}.ipynb"
 
 
 def yaml_list(sources):
@@ -134,7 +125,7 @@ rule multitask:
 
 rule comparison:
     input:
-        runs(),
+        [f"{DONE}/{run.name}.ipynb" for run in RUNS],
     output:
         f"{DONE}/05_usdr_comparison.ipynb",
     shell:

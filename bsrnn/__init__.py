@@ -11,11 +11,13 @@
     data        songs, splits, training samples
     losses      what training minimizes
     metrics     uSDR, cSDR and SI-SDR
+    study       the runs that a profile asks for
     statistics  summaries of scores, paired differences and their support
     train       training, transfer, resumption
     evaluate    scores over the songs of a split
     records     where results lie and how they are written
     plots       every figure
+    listening   a form to hear what a model makes of a song, in a notebook
     cli         the command line
 
 A song:  audio.Recording -> separate.Separator -> audio.Encoder.

@@ -152,15 +152,15 @@ def read_scores(file: Path) -> pd.DataFrame:
 
 
 def load_runs(profile: str) -> pd.DataFrame:
-    """The run records of a profile, a row each: run, experiment, base_source, schema, sources, seed and parameters as in
-    `SCORE_COLUMNS` and `run_name`, all other settings of model and training, and `history`, a mapping per epoch."""
+    """The run records of a profile, a row each: run, experiment, base_source, source (all of the run's, joined by "+"),
+    schema, seed, parameters, all other settings of model and training, and `history`, a mapping per epoch."""
     rows = []
     for file in sorted((results(profile) / "runs").glob("*.json")):
         record = json.loads(file.read_text())
         base = record.get("base", "").rsplit("-", 2)  # see run_name
         rows.append({
             **record["model"], **record["training"], "base_source": base[-2] if len(base) > 2 else "",
-            "sources": "+".join(record["model"]["sources"]),
+            "source": "+".join(record["model"]["sources"]),
             **{name: record[name] for name in ("run", "experiment", "seed", "parameters", "history")},
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -182,6 +182,52 @@ def publish(folder: Path, profile: str, scores: pd.DataFrame) -> None:
     save_scores(profile, folder.name, scores)
     with written_together(checkpoint(profile, folder.name)) as partial:
         shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
+        (partial / "README.md").write_text(model_card(record, profile, scores))
+
+
+def model_card(record: Mapping, profile: str, scores: pd.DataFrame) -> str:
+    """What a user of a run's model should know, as on the Hugging Face hub: data, budget, scores, licence.
+
+    Args:
+        record: of the run.
+        profile: whose run it is.
+        scores: rows of `evaluate.evaluate`; scores are means over tracks in dB.
+    """
+    model, training, history = record["model"], record["training"], record["history"]
+    batch = training["batch_size"] * training["accumulate"] * record["processes"]
+    steps = history[-1]["step"]
+    hours = steps * batch * model["chunk"] / 3600
+    kept = max(history, key=lambda row: -math.inf if row["validation_usdr"] is None else row["validation_usdr"])
+    table = scores.groupby(["split", "source", "metric"])["value"].agg(["mean", "count"]).unstack()
+    order = ["uSDR", *table["mean"].columns.drop("uSDR")]
+    table = table["mean"][order].assign(tracks=table["count", "uSDR"].astype(int)).reset_index()
+    base = f", on the frozen extractor of {record['base']}" if "base" in record else ""
+    return f"""---
+license: mit
+tags: [music-source-separation, band-split-rnn]
+---
+
+# {record["run"]}
+
+A band-split RNN that estimates {", ".join(model["sources"])} of a song: {record["parameters"]:,} parameters,
+{record["bands"]} bands ({model["schema"]}), {model["sample_rate"]:,} Hz. A run of the `{profile}` profile of Refined BSRNN{base}.
+
+```python
+from bsrnn.separate import Separator
+
+stems = Separator.from_pretrained("results/{profile}/checkpoints/{record["run"]}")(song, sample_rate)
+```
+
+- Data: {record["songs"]["train"]} songs for training and {record["songs"]["validation"]} for validation, fingerprint
+  `{record["data"]}`; the section *Data* of the repository's README says what they are and under which licences.
+- Budget: {steps:,} steps of {batch} chunks of {model["chunk"]:g} s, {hours:.1f} hours of mixtures, seed {record["seed"]};
+  {record["seconds"] / 60:.0f} minutes on {record["hardware"]}, {record["threads"]} threads.
+- Kept: epoch {kept["epoch"] + 1} of {len(history)}, the best in validation.
+- Licence: MIT, as the code.
+
+Scores in dB, means over the songs in which the source sounds; silence has a uSDR of 0:
+
+{markdown(table)}"""
 
 
 def readme_table(name: str, table: pd.DataFrame) -> None:

@@ -107,26 +107,54 @@ def test_no_scores(root):
         records.load_scores("demo")
 
 
+RECORD = {
+    "run": "base-v7-bass-0", "seed": 0, "parameters": 1234, "bands": 34, "processes": 1, "seconds": 90.0, "data": "abc",
+    "model": {"sources": ["bass"], "schema": "v7", "sample_rate": 22_050, "chunk": 20.0}, "hardware": "a computer",
+    "training": {"batch_size": 3, "accumulate": 2}, "songs": {"train": 5, "validation": 1}, "threads": 2,
+    "history": [{"epoch": i, "step": 10 * i + 10, "validation_usdr": score} for i, score in enumerate((None, 2.0, 1.0))],
+}  # fmt: skip
+
+
 def test_publish(root):
     folder = root / "runs" / "demo" / "base-v7-bass-0"
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "config.json").write_text("{}")
     (folder / "model" / "model.safetensors").write_bytes(b"weights")
     (folder / "last.ckpt").write_bytes(b"large")
-    records.save_json(folder / "record.json", {"run": folder.name, "seed": 0})
+    records.save_json(folder / "record.json", RECORD)
     rows = pd.concat([scores(folder.name, (1.0, 2.00004)), scores(folder.name, (np.nan, 5.0), metric="cSDR"),
                       scores(folder.name, (-np.inf, 5.0), metric="SI-SDR"),
                       scores(folder.name, (np.nan, np.nan), source="drums")])  # fmt: skip
     records.publish(folder, "demo", rows)
     assert files(root / "results") == [
-        "demo/checkpoints/base-v7-bass-0/config.json", "demo/checkpoints/base-v7-bass-0/model.safetensors",
+        "demo/checkpoints/base-v7-bass-0/README.md", "demo/checkpoints/base-v7-bass-0/config.json",
+        "demo/checkpoints/base-v7-bass-0/model.safetensors",
         "demo/runs/base-v7-bass-0.json", "demo/scores/base-v7-bass-0.csv",
     ]  # fmt: skip
     record = json.loads((root / "results/demo/runs/base-v7-bass-0.json").read_text())
-    assert record == {"run": folder.name, "seed": 0, "profile": "demo",
-                      "scores": {"test uSDR bass": 1.5, "test cSDR bass": 5.0}}  # fmt: skip
+    assert record == RECORD | {"profile": "demo", "scores": {"test uSDR bass": 1.5, "test cSDR bass": 5.0}}
+    card = (records.checkpoint("demo", folder.name) / "README.md").read_text()
+    for text in ("# base-v7-bass-0", "estimates bass of a song: 1,234 parameters,\n34 bands (v7), 22,050 Hz",
+                 "30 steps of 6 chunks of 20 s, 1.0 hours of mixtures, seed 0", "epoch 2 of 3",
+                 "| test | bass | 1.50 | -inf | 5.00 | 2 |"):  # fmt: skip
+        assert text in card
     assert (records.checkpoint("demo", folder.name) / "model.safetensors").read_bytes() == b"weights"
     assert len(records.load_scores("demo")) == 8
+
+
+@pytest.mark.parametrize(("base", "expected"), [
+    ({}, ""), ({"base": "base-v7-drums-0"}, "drums"), ({"base": "another"}, ""),
+    ({"base": "multitask-generic-24-41-drums+other-12"}, "drums+other"),
+])  # fmt: skip
+def test_runs_are_loaded_as_a_table(root, base, expected):
+    model = RECORD["model"] | {"sources": ["bass", "vocals"]}
+    record = RECORD | {"experiment": "transfer", "model": model, "training": {"portion": 0.5}} | base
+    records.save_json(records.results("demo") / "runs" / "b.json", record)
+    (row,) = records.load_runs("demo").to_dict("records")
+    assert (row["source"], row["base_source"], row["schema"], row["portion"]) == ("bass+vocals", expected, "v7", 0.5)
+    assert (row["run"], row["experiment"], row["seed"], row["parameters"]) == ("base-v7-bass-0", "transfer", 0, 1234)
+    assert row["history"] == RECORD["history"]
+    assert records.load_runs("nothing").empty
 
 
 README = """# Title

@@ -1,11 +1,13 @@
 """The graph of experiments, without running it."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,13 +35,18 @@ def test_a_job_per_cell_of_the_grid(profile, seeds):
 
 
 def test_parameters_reach_the_notebooks():
+    profile = yaml.safe_load((ROOT / "profiles" / "open.yaml").read_text())
     commands = plan("profile=open", "data=some folder", "--printshellcmds").stdout
-    assert "-f profiles/open.yaml -p dataset 'some folder' -p schema v7 -p seed 0 -y 'sources: [drums]'" in commands
-    assert "-y 'base_sources: [drums]' -y 'sources: [bass, other, vocals]' notebooks/03_transfer" in commands
+    training = json.dumps(profile["training_config"])
+    assert ("-f profiles/open.yaml -p dataset 'some folder' -p experiment base -p schema v7 -p seed 0"
+            f" -y 'sources: [drums]' -y 'training_config: {training}' notebooks/02_base") in commands  # fmt: skip
+    training = json.dumps(profile["training_config"] | profile["grid"]["transfer_training"])
+    assert ("-y 'base_sources: [drums]' -y 'sources: [bass, other, vocals]'"
+            f" -y 'training_config: {training}' notebooks/03_transfer") in commands  # fmt: skip
 
 
 @pytest.mark.parametrize(("config", "message"), [
-    (["profile=open"], "needs a data set: make reproduce PROFILE=open DATA=folder"),
+    (["profile=musdb"], "needs a data set: make reproduce PROFILE=musdb DATA=folder"),
     (["profile=nothing"], "no profile 'nothing': choose from demo, large, musdb, open"),
 ])  # fmt: skip
 def test_wrong_configuration(config, message):

@@ -1,0 +1,62 @@
+"""The grid of a study: which runs a profile asks for.
+
+    grid:
+      schemas: [v7, generic]            every run below, in each of them
+      seeds: [0, 1, 2]                  and with each of these
+      base: [drums, vocals]             models of one source
+      multitask: [drums+bass]           models of several
+      transfer: {drums: bass+vocals}    new heads (one run for all) on the frozen extractor of a base or multi-task model
+      transfer_training: {max_epochs: 3}   what differs from training_config in a transfer
+      scratch: [bass]                   models of one source with the budget of a transfer, to compare transfers with
+      more_schemas: [joint]             the first base in other schemas
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from bsrnn.records import run_name
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: a cell of the grid, with one seed."""
+
+    experiment: str  # base, scratch, multitask or transfer
+    schema: str
+    sources: tuple[str, ...]
+    seed: int
+    base: tuple[str, ...] = ()  # what the extractor of a transfer was trained for
+
+    @property
+    def name(self) -> str:
+        """The run's name, as `records.run_name` gives it."""
+        return run_name(self.experiment, self.schema, self.sources, self.seed, "+".join(self.base))
+
+    @property
+    def base_run(self) -> "Run":
+        """The run whose extractor a transfer takes."""
+        return Run("multitask" if len(self.base) > 1 else "base", self.schema, self.base, self.seed)
+
+
+def grid(settings: Mapping) -> list[Run]:
+    """The runs of a profile's `grid`.
+
+    Raises:
+        ValueError: a transfer has a base that is not in the grid, or a base or scratch run several sources.
+    """
+    runs = []
+    for schema, seed in product(settings["schemas"], settings["seeds"]):
+        runs += [Run(experiment, schema, (source,), seed)
+                 for experiment in ("base", "scratch") for source in settings[experiment]]  # fmt: skip
+        runs += [Run("multitask", schema, tuple(sources.split("+")), seed) for sources in settings["multitask"]]
+        runs += [Run("transfer", schema, tuple(sources.split("+")), seed, tuple(base.split("+")))
+                 for base, sources in settings["transfer"].items()]  # fmt: skip
+    runs += [Run("base", schema, (settings["base"][0],), seed)
+             for schema, seed in product(settings["more_schemas"], settings["seeds"])]  # fmt: skip
+    for run in runs:
+        if run.experiment == "transfer" and run.base_run not in runs:
+            raise ValueError(f"grid: {run.name} needs {run.base_run.name}, which the grid has not")
+        if run.experiment in ("base", "scratch") and "+" in run.sources[0]:
+            raise ValueError(f"grid: {run.experiment} lists single sources, not {run.sources[0]}")
+    return runs

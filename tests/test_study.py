@@ -1,0 +1,37 @@
+import pytest
+
+from bsrnn.study import Run, grid
+
+SETTINGS = {
+    "schemas": ["v7", "generic"], "seeds": [0, 1], "base": ["drums", "bass"], "multitask": ["drums+bass+other"],
+    "transfer": {"drums": "bass+vocals", "drums+bass+other": "vocals"}, "transfer_training": {}, "scratch": ["vocals"],
+    "more_schemas": ["joint"],
+}  # fmt: skip
+
+
+def test_every_cell_in_every_schema_with_every_seed():
+    runs = grid(SETTINGS)
+    assert len(set(runs)) == len(runs) == 2 * 2 * (2 + 1 + 2 + 1) + 2
+    names = {run.name for run in runs if run.schema != "v7" and run.seed == 1}
+    assert names == {
+        "base-generic-drums-1", "base-generic-bass-1", "scratch-generic-vocals-1", "base-joint-drums-1",
+        "multitask-generic-drums+bass+other-1", "transfer-generic-drums-bass+vocals-1",
+        "transfer-generic-drums+bass+other-vocals-1",
+    }  # fmt: skip
+
+
+def test_the_base_of_a_transfer():
+    runs = grid(SETTINGS)
+    bases = {run.base_run.name for run in runs if run.experiment == "transfer" and run.schema == "v7"}
+    assert bases == {f"{name}-{seed}" for name in ("base-v7-drums", "multitask-v7-drums+bass+other") for seed in (0, 1)}
+    assert Run("transfer", "v7", ("bass",), 0, ("drums",)).base_run in runs
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"transfer": {"vocals": "bass"}}, "transfer-v7-vocals-bass-0 needs base-v7-vocals-0, which the grid has not"),
+    ({"transfer": {"drums+vocals": "bass"}}, "needs multitask-v7-drums.vocals-0, which the grid has not"),
+    ({"scratch": ["drums+bass"]}, "scratch lists single sources, not drums.bass"),
+])  # fmt: skip
+def test_a_grid_that_cannot_be_run(change, message):
+    with pytest.raises(ValueError, match=message):
+        grid(SETTINGS | change)
