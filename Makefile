@@ -50,7 +50,7 @@ test: .venv/ready
 	pytest
 
 benchmark: .venv/ready
-	for script in loader hop memory metrics benchmark; do python benchmarks/$$script.py || exit 1; done
+	for script in benchmark hop memory loader metrics; do python benchmarks/$$script.py || exit 1; done
 
 lab: .venv/ready
 	jupyter lab notebooks

@@ -62,16 +62,18 @@ rule all:
     input:
         f"{DONE}/01_band_schemas.ipynb",
         f"{DONE}/05_usdr_comparison.ipynb",
-        f"{DONE}/06_listening.ipynb",
 
 
 rule data:
     output:
         touch(f"runs/{PROFILE}/data.ready"),
     params:
+        made=f"runs/{PROFILE}/baseline.csv",
         scores=f"results/{PROFILE}/scores/baseline.csv",
+        stft="--sample_rate {sample_rate} --n_fft {n_fft}".format(**SETTINGS["model_config"]),
     shell:
-        "bsrnn evaluate --musdbhq_location '{DATASET}' --out {params.scores}"
+        "bsrnn evaluate --musdbhq_location '{DATASET}' {params.stft} --out {params.made}"
+        " && mkdir -p $(dirname {params.scores}) && cp {params.made} {params.scores}"
 
 
 rule band_schemas:
@@ -126,6 +128,7 @@ rule multitask:
 rule comparison:
     input:
         [f"{DONE}/{run.name}.ipynb" for run in RUNS],
+        f"{DONE}/06_listening.ipynb",  # which leaves scores per band
     output:
         f"{DONE}/05_usdr_comparison.ipynb",
     shell:
@@ -134,7 +137,7 @@ rule comparison:
 
 rule listening:
     input:
-        multitask.format(schema=GRID["schemas"][-1], sources=GRID["multitask"][0], seed=GRID["seeds"][0]),
+        expand(multitask, schema=GRID["schemas"], sources=GRID["multitask"][0], seed=GRID["seeds"][0]),
     output:
         f"{DONE}/06_listening.ipynb",
     params:

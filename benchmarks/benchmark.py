@@ -26,10 +26,11 @@ from bsrnn.separate import estimate
 from bsrnn.train import Module, TrainingConfig, seed_everything
 
 MODELS = ("small", "paper-vocals")
-# separate all sources of the model; a training step for one source, for all of them, for a new head of one
-TASKS = ("inference", "base", "multitask", "transfer")
+# separate all sources of the model; a training step for one source, for all of them, for a new head, for all but one
+TASKS = ("inference", "base", "multitask", "transfer", "transfers")
 BATCHES = (1, 2, 4, 8, 16, 64)
-CPU_BATCHES = {"small": (1, 16), "paper-vocals": (1, 2)}  # more of the paper's takes minutes
+# a step of the paper's model takes 5 GB a chunk, and several versions of it are held
+CPU_BATCHES = {("small", task): (1, 4, 16) for task in TASKS} | {("paper-vocals", "inference"): (1, 4)}
 REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 10.0  # of one measurement; the budget is in seconds
 LSTM_EVENTS = {"aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLayerBackward0",
                "autograd::engine::evaluate_function: CudnnRnnBackward0"}  # fmt: skip
@@ -46,7 +47,7 @@ def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool
 
         return run
     for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(task != "transfer" or parameter_name.startswith("heads."))
+        parameter.requires_grad_(not task.startswith("transfer") or parameter_name.startswith("heads."))
     model.train()
     module = Module(model, TrainingConfig())
     (optimizer,), _ = module.configure_optimizers()
@@ -97,7 +98,7 @@ def multiplication(device: torch.device, bf16: bool, size: int) -> Callable[[], 
 def lstm_share(run: Callable[[], None], device: torch.device, task: str) -> float:
     """The share of the time of one call that is spent in LSTMs, forward and backward, by torch's profiler."""
     threads = torch.get_num_threads()
-    if task in ("inference", "transfer"):
+    if task == "inference" or task.startswith("transfer"):
         torch.set_num_threads(1)  # the profiler would not follow the threads that share chunks
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -106,18 +107,19 @@ def lstm_share(run: Callable[[], None], device: torch.device, task: str) -> floa
         run()
         synchronize(device)
     torch.set_num_threads(threads)
-    on_gpu = device.type == "cuda"
     events = profile.key_averages()
-    total = sum(event.self_device_time_total if on_gpu else event.self_cpu_time_total for event in events)
-    inside = sum(event.device_time_total if on_gpu else event.cpu_time_total
-                 for event in events if event.key in LSTM_EVENTS)  # fmt: skip
-    return inside / total
+    lstms = [event for event in events if event.key in LSTM_EVENTS]
+    if device.type == "cuda":  # kernels are events of their own, beside the operators that start them
+        kernels = (event for event in events if event.device_type == torch.autograd.DeviceType.CUDA)
+        return sum(event.device_time_total for event in lstms) / sum(event.self_device_time_total for event in kernels)
+    return sum(event.cpu_time_total for event in lstms) / sum(event.self_cpu_time_total for event in events)
 
 
 def configuration(name: str, task: str) -> Config:
     """The model of that name, with the sources that the task is about."""
     config = named_config(name)
-    return replace(config, sources=config.sources[:1]) if task in ("base", "transfer") else config
+    sources = {"base": config.sources[:1], "transfer": config.sources[:1], "transfers": config.sources[1:]}
+    return replace(config, sources=sources.get(task, config.sources))
 
 
 def pair(cell: tuple[str, str, int, bool], device: torch.device) -> list[Callable[[], None]]:
@@ -168,17 +170,17 @@ def measure(cell: tuple[str, str, int, bool], device: torch.device) -> dict:
     audio = batch * config.chunk
     size = 8192 if device.type == "cuda" else 2048
     runs = pair(cell, device)
-    base = [] if task == "base" else [pair((name, "base", batch, bf16), device)[0]]
+    base = [] if task in ("inference", "base") else [pair((name, "base", batch, bf16), device)[0]]
     ours, theirs, product, *base = in_turns(device, *runs, multiplication(device, bf16, size), *base)
     # a backward pass has twice the products of a forward pass
-    passes = [1 if task == "inference" or (task == "transfer" and cost.module.startswith("band")) else 3
+    passes = [1 if task == "inference" or (task.startswith("transfer") and cost.module.startswith("band")) else 3
               for cost in costs(config)]  # fmt: skip
     rate = audio * sum(each * cost.macs for each, cost in zip(passes, costs(config), strict=True)) / ours
     share = lstm_share(runs[0], device, task)
     return {
         "model": name, "task": task, "precision": "bf16" if bf16 else "fp32", "batch": batch,
         "ms": 1e3 * ours, "plain_ms": 1e3 * theirs, "speedup": theirs / ours,
-        "base_step": base[0] / ours if base else 1.0, "times_real_time": audio / ours,
+        "base_steps": len(config.sources) * base[0] / ours if base else float("nan"), "times_real_time": audio / ours,
         "lstm_share": share, "of_gemm_rate": rate / (size**3 / product),
     }  # fmt: skip
 
@@ -193,16 +195,20 @@ def main() -> None:
     cells = [
         (name, task, batch, bf16)
         for name in args.models for task in TASKS for bf16 in (False, True)
-        for batch in args.batches or (BATCHES if device.type == "cuda" else CPU_BATCHES.get(name, (1,)))
+        for batch in args.batches or (BATCHES if device.type == "cuda" else CPU_BATCHES.get((name, task), (1,)))
         if (has_bf16(device) or not bf16)
-        and (task != "multitask" or len(named_config(name).sources) > 1)
+        and (task not in ("multitask", "transfers") or len(named_config(name).sources) > 1)
     ]  # fmt: skip
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
     rows = []
     for cell in tqdm(cells, "measuring", unit="cell"):
-        ours, plain = (alone(peak_memory, cell, which, device) for which in range(2))
-        rows.append(alone(measure, cell, device) | {"peak_MB": ours, "plain_peak_MB": plain, "hardware": hardware})
+        try:
+            ours, plain = (alone(peak_memory, cell, which, device) for which in range(2))
+            rows.append(alone(measure, cell, device) | {"peak_MB": ours, "plain_peak_MB": plain, "hardware": hardware})
+        except torch.OutOfMemoryError:
+            print(f"{cell}: takes more memory than there is, left out")
+            continue
         table = pd.DataFrame(rows)
         file = records.save_table(records.results("benchmark") / f"{device.type}.csv", table)
     print(table.to_string(index=False, float_format="%.2f"))

@@ -14,7 +14,8 @@
     study       the runs that a profile asks for
     statistics  summaries of scores, paired differences and their support
     train       training, transfer, resumption
-    evaluate    scores over the songs of a split
+    evaluate    scores over the songs of a split, baselines and oracles among them
+    bsseval     BSSEval by museval, in processes of its own
     records     where results lie and how they are written
     plots       every figure
     listening   a form to hear what a model makes of a song, in a notebook

@@ -1,9 +1,15 @@
 """How close an estimate is to its source, in dB."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from bsrnn.spectral import stft
+
+AUDIBLE = 1e-6  # of a track's energy: a band that holds less has none, as far as its SDR goes; our choice
 
 
 def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
@@ -11,9 +17,13 @@ def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
 
 
 def _pair(references: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
+    _check(references, estimates)
+    return references.double(), estimates.double()
+
+
+def _check(references: Tensor, estimates: Tensor) -> None:
     if references.shape != estimates.shape:
         raise ValueError(f"references {tuple(references.shape)} and estimates {tuple(estimates.shape)} differ in shape")
-    return references.double(), estimates.double()
 
 
 def usdr(references: Tensor, estimates: Tensor) -> Tensor:
@@ -53,11 +63,18 @@ def si_sdr(references: Tensor, estimates: Tensor) -> Tensor:
     return ratio.where(product != 0, -torch.inf).where(signal > 0, torch.nan)
 
 
+def silent(signals: Tensor | np.ndarray) -> Tensor | np.ndarray:
+    """Whether a signal is silent as museval sees it: its channels sum to zero throughout. (..., C, L) to (...)."""
+    few = ~signals[..., ::64].sum(-2).any(-1)  # settles it for most
+    return ~signals.sum(-2).any(-1) if few.any() else few
+
+
 def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
     """SDR of every whole frame of one second, as museval (BSSEval v4, images) gives it.
 
-    Like museval, all sources of a frame are NaN if any reference or estimate is silent in it (its channels sum to
-    zero throughout), and a track shorter than a frame is one frame.
+    Like museval, all sources of a frame are NaN if any reference or estimate is `silent` in it, and a track shorter
+    than a frame is one frame. A source that is silent all the time, or whose estimate is, museval refuses: it is NaN,
+    and the others are as without it.
 
     Args:
         references, estimates: (S, C, L).
@@ -66,17 +83,32 @@ def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tens
     Returns:
         (S, frames) in dB.
     """
-    references, estimates = _pair(references, estimates)
+    _check(references, estimates)
     frame = min(sample_rate, references.shape[-1])
-    references, estimates = (x.unfold(-1, frame, frame) for x in (references, estimates))  # (S, C, frames, frame)
-    ratios = _ratio_db(references.square().sum((1, 3)), (references - estimates).square().sum((1, 3)))
-    silent = sum((x.sum(1) == 0).all(-1).any(0) for x in (references, estimates)) > 0  # (frames,)
-    return ratios.masked_fill(silent, torch.nan)
+    energies, pauses = [], []
+    # by numpy: cores that share such small sums wait for each other on a busy machine
+    for pair in zip(references.cpu().split(frame, -1), estimates.cpu().split(frame, -1), strict=True):
+        reference, estimate = (part.numpy().astype(float) for part in pair)
+        pauses.append([silent(reference), silent(estimate)])
+        estimate -= reference
+        energies.append([np.einsum("scl,scl->s", part, part) for part in (reference, estimate)])
+    pauses, energies = (torch.from_numpy(np.stack(parts, -1)) for parts in (pauses, energies))  # (2, S, frames)
+    absent = pauses.all(-1).any(0)[:, None]
+    ratios = _ratio_db(*energies).masked_fill(absent | (pauses & ~absent).any((0, 1)), torch.nan)
+    return ratios[:, : references.shape[-1] // frame]  # without what is left over
 
 
 def csdr(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
-    """Chunk-level SDR: the median over the frames of `csdr_frames` that are not NaN. (S, C, L) to (S,) in dB."""
-    return csdr_frames(references, estimates, sample_rate).nanquantile(0.5, dim=-1)
+    """Chunk-level SDR: the `median` of `csdr_frames`. (S, C, L) to (S,) in dB."""
+    return median(csdr_frames(references, estimates, sample_rate))
+
+
+def median(frames: Tensor) -> Tensor:
+    """The median of those values of (..., frames) that are not NaN; of an even number, the mean of the two in the
+    middle, also where they are infinite. NaN where there is none."""
+    count = (~frames.isnan()).sum(-1, keepdim=True)
+    middle = torch.cat([(count - 1).clamp_min(0) // 2, count // 2], -1)
+    return frames.sort(-1).values.gather(-1, middle).mean(-1)  # NaN come last
 
 
 def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
@@ -98,3 +130,49 @@ def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
     energies = torch.stack([windows[:, a:b].mean(1) for a, b in pairwise(edges)], 1)
     means = windows.mean(1, keepdim=True)
     return (energies / means)[means[:, 0] > 0]
+
+
+def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[int, int]], n_fft: int) -> Tensor:
+    """uSDR within ranges of frequency: of the energies that the bins of an STFT hold there, over a whole track.
+
+    NaN where the reference has less than a millionth of its energy, so where it is silent too. Ranges that partition
+    the bins share out the energies of reference and error; one range of all bins gives uSDR, but for the track's ends.
+
+    Args:
+        references, estimates: (..., C, L).
+        ranges: half-open, of bins, as `BandSchema.bins` gives them for the sample rate and FFT size.
+        n_fft: FFT size in samples.
+
+    Returns:
+        (..., ranges) in dB.
+    """
+    references, estimates = _pair(references, estimates)
+
+    def energies(signal):
+        bins = stft(signal, n_fft).abs().double().square().sum((-3, -1))  # (..., F)
+        bins[..., 1 : (n_fft + 1) // 2] *= 2  # bins of negative frequency; 0 Hz and Nyquist have none
+        return torch.stack([bins[..., low:high].sum(-1) for low, high in ranges], -1), bins.sum(-1, keepdim=True)
+
+    (signal, whole), (noise, _) = energies(references), energies(references - estimates)
+    return _ratio_db(signal, noise).where((signal > 0) & (signal >= AUDIBLE * whole), torch.nan)
+
+
+def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
+    """Energy of the error in every second, over the reference's mean energy per second: what of the track costs uSDR.
+
+    Unlike the SDR of a second it is known where the reference is silent, and there tells what leaks in. Its sum in
+    energy, over the length in seconds, is the inverse of uSDR. A reference that is silent throughout gives NaN, a
+    second without error minus infinity.
+
+    Args:
+        references, estimates: (..., C, L).
+        sample_rate: in Hz.
+
+    Returns:
+        (..., seconds) in dB; the last one may be a part of a second.
+    """
+    references, estimates = _pair(references, estimates)
+    power = (references - estimates).square().sum(-2)
+    seconds = torch.nn.functional.pad(power, (0, -power.shape[-1] % sample_rate)).unflatten(-1, (-1, sample_rate))
+    mean = references.square().sum((-2, -1))[..., None] * sample_rate / references.shape[-1]
+    return _ratio_db(seconds.sum(-1), mean).where(mean > 0, torch.nan)

@@ -7,7 +7,8 @@ the only code: V7 is red and round, the generic schema blue and square, any othe
 
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import librosa
 import numpy as np
@@ -15,20 +16,25 @@ import pandas as pd
 import soundfile
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy.signal import stft
 
 from bsrnn.bands import A4, HEARING, BandSchema
-from bsrnn.statistics import bootstrap_interval
+from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, paired_differences, pairs
 
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
-EXPERIMENTS = ("base", "transfer", "multitask")
+EXPERIMENTS = ("base", "scratch", "transfer", "multitask")
+MOST_GROUPS = 8  # side by side
+LEVELS = (-80, 0)  # dB, of spectrograms
 _SOURCE_STYLES = (  # Okabe & Ito's colours, which colour-blind readers tell apart
     ("#D55E00", "o"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"),
 )  # fmt: skip
 _INK, _FAINT = "#333333", "#dddddd"
+_OUTLINE = [withStroke(linewidth=2.5, foreground="white")]  # of text over lines
 _TICKS = {20: "20", 50: "50", 100: "100", 200: "200", 500: "500", 1_000: "1k", 2_000: "2k", 5_000: "5k", 10_000: "10k"}
 
 
@@ -92,6 +98,91 @@ def _limits(schema: BandSchema, sample_rate: int, n_fft: int) -> tuple[np.ndarra
     """Lower and upper limits in Hz of the bands that an STFT leaves, within what figures show (20 Hz to Nyquist)."""
     limits = np.array(schema.bins(sample_rate, n_fft)).T * sample_rate / n_fft
     return tuple(np.clip(limits, HEARING[0], sample_rate / 2))
+
+
+def _grid(count: int, columns: int = 4, size: tuple[float, float] = (2.9, 2.7)) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of `size` inches, at most `columns` to a row, that share both axes."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    whole = (max(5.5, size[0] * columns), 0.9 + size[1] * rows)
+    figure, axes = _axes(rows, columns, whole, sharex=True, sharey=True)
+    for place, ax in enumerate(axes.flat):
+        ax.set_visible(place < count)
+        ax.xaxis.set_tick_params(labelbottom=place + columns >= count)
+        ax.title.set(size=11, color=_INK)
+    return figure, list(axes.flat[:count])
+
+
+def _legend(figure: Figure) -> None:
+    """One legend above all panels: a handle per label, means with an interval first."""
+    handles = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    handles = dict(sorted(handles.items(), key=lambda item: not isinstance(item[1], ErrorbarContainer)))
+    figure.legend(handles.values(), handles, loc="outside upper center", fontsize=10, frameon=False,
+                  ncols=int(figure.get_figwidth() / 1.6))  # fmt: skip
+
+
+def _caption(figure: Figure, text: str) -> None:
+    figure.supxlabel(textwrap.fill(text, int(13 * figure.get_figwidth())), size=9, color=_INK)
+
+
+def _range(counts: Iterable[int]) -> str:
+    """3, or 2–5 where they differ."""
+    counts = list(counts)
+    return "–".join(str(count) for count in sorted({min(counts), max(counts)}))
+
+
+def _ordered(cells: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Cells, each once, in the order of experiments and sources that all figures keep."""
+    rank = {name: place for order in (EXPERIMENTS, SOURCES, ("v7", "generic")) for place, name in enumerate(order)}
+    return sorted(set(cells), key=lambda cell: [(rank.get(name, 99), name) for name in cell])
+
+
+def _cell_name(experiment: str = "", base_source: str = "", source: str = "", schema: str = "", **_: str) -> str:
+    """What a cell is called on an axis or above a panel, by those columns of `CELL` that tell it apart."""
+    if experiment == "base":
+        return source
+    if experiment == "transfer":
+        several = base_source.count("+") + 1
+        return f"{base_source if several == 1 else f'{several} at once'}\n→ {source}"
+    if experiment == "multitask":
+        return f"{(base_source or source).count('+') + 1} at once" + f":\n{source}" * bool(base_source)
+    return f"{experiment}:\n{source}" if experiment else "\n".join(filter(None, (source, base_source, schema)))
+
+
+def _schema_order(names: Iterable[str]) -> list[str]:
+    return [name for (name,) in _ordered((name,) for name in names)]
+
+
+def _style(schema: str, schemas: Sequence[str]) -> dict:
+    """How a schema's means are drawn among others."""
+    return {"color": _shades(schema, other="Purples")[0], "marker": _marker(schema, schemas), "label": schema}
+
+
+def _lines(table: pd.DataFrame, columns: list[str], *grid) -> tuple[Figure, list[tuple[Axes, dict, pd.DataFrame]]]:
+    """A figure with a panel for each combination of some columns, and per panel and schema: axes, style, rows."""
+    cells = {key: rows for key, rows in table.groupby(columns)}
+    names, found = _schema_order(table["schema"]), []
+    figure, axes = _grid(len(cells), *grid)
+    for ax, cell in zip(axes, _ordered(cells), strict=True):
+        ax.set_title(_cell_name(**dict(zip(columns, cell, strict=True))))
+        found += [(ax, _style(name, names), rows) for name, rows in cells[cell].groupby("schema")]
+    return figure, sorted(found, key=lambda each: names.index(each[1]["label"]))
+
+
+def _errors(tables: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each table, (tracks,) or (runs, tracks), and how far its 95% interval reaches below and above."""
+    means = [(pd.DataFrame(np.atleast_2d(table)).mean().mean(), *bootstrap_interval(table)) for table in tables]
+    mean, low, high = np.reshape(means, (-1, 3)).T
+    return mean, np.maximum([mean - low, high - mean], 0)
+
+
+def _in_rows(groups: Sequence) -> list[Sequence]:
+    """Groups in rows of even length, at most `MOST_GROUPS` in each."""
+    size = -(-len(groups) // -(-len(groups) // MOST_GROUPS))
+    return [groups[start : start + size] for start in range(0, len(groups), size)]
 
 
 def schemas(schemas: Sequence[BandSchema], sample_rate: int, n_fft: int) -> Figure:
@@ -220,6 +311,58 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     return figure
 
 
+def learning_curves(runs: pd.DataFrame) -> Figure:
+    """Validation uSDR over the epochs of several trainings: a panel for what they learn, a line for each schema.
+
+    A line is the mean over seeds, as far as all of them went, its band the range from the lowest seed to the highest.
+
+    Args:
+        runs: rows of `records.load_runs`.
+
+    Raises:
+        ValueError: runs of a line have the same seed, so differ in something else.
+    """
+    figure, lines = _lines(runs, ["experiment", "base_source", "source"])
+    for ax, style, rows in lines:
+        if rows["seed"].duplicated().any():
+            raise ValueError(f"{rows['run'].iloc[0]} and another have one seed: choose runs of one size and portion")
+        histories = [pd.DataFrame(history).set_index("epoch")["validation_usdr"] for history in rows["history"]]
+        table = pd.concat(histories, axis=1).astype(float).dropna()
+        ax.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=style["color"], alpha=0.2, linewidth=0)
+        ax.plot(table.index, table.mean(axis=1), ms=4, **style)
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supylabel("validation uSDR (dB)", size=11, color=_INK)
+    _legend(figure)
+    seeds = _range(len(rows) for _, _, rows in lines)
+    _caption(figure, f"Over epochs. Line: mean over seeds ({seeds}), as far as all of them went; band: from the lowest "
+                     "to the highest. uSDR is the mean over the sources of a run")  # fmt: skip
+    return figure
+
+
+def usdr_against(scores: pd.DataFrame, x: str, label: str) -> Figure:
+    """uSDR over what runs differ in, such as size or portion of the songs: a panel per cell, a line per schema.
+
+    Args:
+        scores: score rows of runs on one split, with a column `x` besides: the number they differ in, above 0.
+        x: its name.
+        label: what it is called.
+    """
+    scores = scores[scores["metric"] == "uSDR"]
+    values = np.unique(scores[x])
+    ticks = values[np.insert(values[1:] > 1.2 * values[:-1], 0, True)]  # one for schemas that hardly differ in size
+    figure, lines = _lines(scores, ["experiment", "base_source", "source"])
+    for ax, style, rows in lines:
+        tables = {value: each.pivot_table("value", "run", "track") for value, each in rows.groupby(x)}
+        ax.errorbar(list(tables), *_errors(tables.values()), ms=6, mec="white", capsize=3, **style)
+        ax.set(xscale="log")
+        ax.set_xticks(ticks, [f"{tick / 1e6:.2g} M" if tick >= 1e5 else f"{tick:.2g}" for tick in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+    figure.supylabel("uSDR (dB)", size=11, color=_INK)
+    _legend(figure)
+    _caption(figure, f"Over {label}: mean over tracks and runs, and its 95% interval (bootstrap over both)")
+    return figure
+
+
 def seams(energies: Mapping[str, np.ndarray], reach: float) -> Figure:
     """The energy of errors around the borders of chunks: a seam is a peak in the middle.
 
@@ -285,27 +428,42 @@ def _draw_runs(ax: Axes, table: pd.DataFrame, x: float, width: float, floor: flo
             ax.hlines(values.mean(), x + 0.06 * width, x + 0.42 * width, color=shade, linewidth=1.5)
 
 
-def _mark_mixture(ax: Axes, sources: Sequence[str], mixture: pd.Series) -> None:
-    """A dash in each group at its source's score for the mixture, or a note where that would compress the axis."""
-    bottom, top = ax.get_ylim()
-    for group, source in enumerate(sources):
-        if mixture.get(source, -np.inf) >= bottom - 0.1 * (top - bottom):
-            ax.hlines(mixture[source], group - 0.43, group + 0.43, _INK, "--", label="mixture unchanged")
-        elif source in mixture:
-            ax.text(group, 0.01, f"▼ mixture {mixture[source]:.1f}".replace("-", "−"), size=9, color=_INK, ha="center",
-                    transform=ax.get_xaxis_transform())  # fmt: skip
+def _mark_baselines(axes: Sequence[Axes], rows: Sequence[Sequence[str]], baselines: pd.DataFrame) -> None:
+    """A dash in each group at what its source's baselines score, or a note where that would compress the axis.
+
+    Args:
+        axes: they share the y axis.
+        rows: for each, the source of each group.
+        baselines: scores in dB, (sources, baselines); silence is the zero line.
+    """
+    bottom, top = axes[0].get_ylim()
+    reach, notes = 0.1 * (top - bottom), defaultdict(list)
+    for name, style in zip(baselines.columns.drop("silence", errors="ignore"), ("--", ":", "-.", "-"), strict=False):
+        label = name if name in TRIVIAL else f"oracle {name}"
+        for ax, sources in zip(axes, rows, strict=True):
+            for group, value in enumerate(baselines[name].reindex(sources)):
+                if bottom - reach <= value <= top + reach:
+                    ax.hlines(value, group - 0.43, group + 0.43, _INK, style, linewidth=1.2, label=label)
+                elif np.isfinite(value):
+                    notes[ax, group, value > top].append(f"{label} {value:.1f}".replace("-", "−"))
+    for (ax, group, above), lines in notes.items():
+        mark, y, align = ("▲", 0.99, "top") if above else ("▼", 0.01, "bottom")
+        ax.text(group, y, f"{mark} " + "\n".join(lines), size=9, color=_INK, ha="center", va=align,
+                transform=ax.get_xaxis_transform())  # fmt: skip
+    lines = max((len(lines) for (_, _, above), lines in notes.items() if above), default=0)
+    axes[0].set_ylim(top=axes[0].get_ylim()[1] + 0.6 * reach * lines)
 
 
 def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
     """The study's figure: each run's scores per track, their mean and its 95% interval, per cell of the grid.
 
     A group is a cell (experiment, base source, source); within it schemas stand side by side. Several runs of a schema
-    in one cell differ in shade; the mean and its interval are then those of each track's average over runs. Scores far
-    below the others, and a mixture baseline that would compress the axis, are marked at its lower end.
+    in one cell differ in shade; the mean is that of each track's average over runs. Scores far below the others, and
+    baselines that would compress the axis, are marked at its ends.
 
     Args:
         scores: tidy score rows with columns run, experiment, schema, base_source, source, split, track, metric and
-            value (dB); baselines are rows of the experiment "baseline", whose run is "mixture" or "silence".
+            value (dB); baselines are rows of the experiment "baseline": runs "mixture", "silence" and oracles.
         metric: which rows to draw.
 
     Raises:
@@ -317,101 +475,218 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
     runs, splits = finite[~baseline], " and ".join(sorted(scores["split"].unique()))
     if runs.empty or scores["split"].nunique() != 1:
         raise ValueError(f"needs {metric} scores of runs on one split: found {len(runs)}, splits: {splits or 'none'}")
-    mixture = finite[baseline & (finite["run"] == "mixture")].groupby("source")["value"].mean()
+    baselines = finite[baseline].pivot_table("value", "source", "run")
 
     tables = {  # (experiment, base source, source, schema) -> scores (tracks, runs)
         key: rows.pivot_table(index="track", columns="run", values="value")
         for key, rows in runs.groupby(["experiment", "base_source", "source", "schema"])
     }
-    rank = {name: place for order in (EXPERIMENTS, SOURCES) for place, name in enumerate(order)}
-    cells = sorted({key[:3] for key in tables}, key=lambda cell: [(rank.get(name, 99), name) for name in cell])
-    names = sorted({key[3] for key in tables}, key=lambda name: (name != "v7", name != "generic", name))
+    mean, (below, above) = _errors(table.T for table in tables.values())
+    means = pd.DataFrame({"mean": mean, "below": below, "above": above}, pd.MultiIndex.from_tuples(tables))
+    names = _schema_order(runs["schema"])
+    rows = _in_rows(_ordered(key[:3] for key in tables))
     width = 0.86 / len(names)
-    place = {(*cell, name): group + (index - (len(names) - 1) / 2) * width
-             for group, cell in enumerate(cells) for index, name in enumerate(names)}  # fmt: skip
-    tracks = {key: table.mean(axis=1) for key, table in tables.items()}
-    means = {key: (place[key] + 0.24 * width, values.mean(), *bootstrap_interval(values))
-             for key, values in tracks.items()}  # fmt: skip
     quarter, half = np.percentile(runs["value"], [25, 50])
     # a stem that is almost silent can lie 30 dB below all others
     usual = runs.loc[runs["value"] >= quarter - 6 * (half - quarter), "value"]
-    floor = min(0, usual.min(), *(low for _, _, low, _ in means.values()))
+    floor = min(0, usual.min(), (mean - below).min())
 
-    figure, [[ax]] = _axes(1, 1, (max(7, 1.2 + len(cells) * max(1.3, 0.7 * len(names))), 5.2))
-    for name in names:
-        marker, colour = _marker(name, names), _shades(name, other="Purples")[0]
-        keys = [(*cell, name) for cell in cells if (*cell, name) in tables]
-        for key in keys:
-            _draw_runs(ax, tables[key], place[key], width, floor, name, marker)
-            x, mean, _, high = means[key]
-            text = ax.annotate(f"{mean:.2f}", (x, high), (0, 4), textcoords="offset points", ha="center", size=10,
-                               color=colour, weight="bold")  # fmt: skip
-            text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-        x, mean, low, high = np.array([means[key] for key in keys]).T
-        error = np.maximum([mean - low, high - mean], 0)
-        ax.errorbar(x, mean, error, fmt=marker, color=colour, ms=8, mec="white", capsize=4, zorder=3, label=name)
-
-    ax.axhline(0, color=_INK, linewidth=1, label="silence (0 dB)")
-    _mark_mixture(ax, [cell[2] for cell in cells], mixture)
-    ax.margins(y=0.09)
-    ax.set(ylabel=f"{metric} (dB)", xlim=(-0.5, len(cells) - 0.5))
-    together = len({base for experiment, base, _ in cells if experiment == "multitask"}) > 1
-    forms = {"base": "{2}", "transfer": "{1}\n→ {2}", "multitask": "multi-task" + "\n{1}" * together + ":\n{2}"}
-    ax.set_xticks(range(len(cells)), [forms.get(cell[0], "{0}:\n{2}").format(*cell) for cell in cells], size=11)
-    ax.grid(visible=False, axis="x")
-    legend = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # by label: one mixture line for all
-    legend = {label: legend[label] for label in sorted(legend, key=lambda label: label not in names)}
-    columns = int(figure.get_figwidth() / 1.6)
-    figure.legend(legend.values(), legend, loc="outside upper center", ncols=columns, fontsize=10, frameon=False)
-    sizes = sorted({function(map(len, tracks.values())) for function in (min, max)})
+    size = (max(7, 1.2 + len(rows[0]) * max(1.3, 0.7 * len(names))), 1.4 + 3.8 * len(rows))
+    figure, axes = _axes(len(rows), 1, size, sharey=True)
+    for ax, cells in zip(axes[:, 0], rows, strict=True):
+        for index, name in enumerate(names):
+            style, shift = _style(name, names), (index - (len(names) - 1) / 2) * width
+            groups = {group: (*cell, name) for group, cell in enumerate(cells) if (*cell, name) in tables}
+            for group, key in groups.items():
+                _draw_runs(ax, tables[key], group + shift, width, floor, name, style["marker"])
+            shown, x = means.loc[list(groups.values())], np.array(list(groups)) + shift + 0.24 * width
+            ax.errorbar(x, shown["mean"], shown[["below", "above"]].T, ms=8, mec="white", capsize=4, zorder=3,
+                        linestyle="", **style)  # fmt: skip
+            for place, mean, above in zip(x, shown["mean"], shown["above"], strict=True):
+                ax.annotate(f"{mean:.2f}", (place, mean + above), (0, 4), textcoords="offset points", size=10,
+                            ha="center", color=style["color"], weight="bold", path_effects=_OUTLINE)  # fmt: skip
+        ax.axhline(0, color=_INK, linewidth=1, label="silence (0 dB)")
+        ax.margins(y=0.09)
+        ax.set(ylabel=f"{metric} (dB)", xlim=(-0.5, len(rows[0]) - 0.5))
+        ax.set_xticks(range(len(cells)), [_cell_name(*cell) for cell in cells], size=11)
+        ax.grid(visible=False, axis="x")
+    _mark_baselines(axes[:, 0], [[cell[2] for cell in cells] for cells in rows], baselines)
+    _legend(figure)
     several = any(table.shape[1] > 1 for table in tables.values())
     below = int((runs["value"] < floor).sum())
     undefined = int((scores["experiment"] != "baseline").sum()) - len(runs)
-    caption = f"split: {splits}, tracks: {'–'.join(map(str, sizes))}, runs: {runs['run'].nunique()}. Small: one track; "
-    caption += "large: mean over tracks and its 95% interval (bootstrap over tracks)"
+    tracks = _range(len(table) for table in tables.values())
+    caption = f"split: {splits}, tracks: {tracks}, runs: {runs['run'].nunique()}. Small: one track; "
+    caption += f"large: mean over tracks and its 95% interval (bootstrap over tracks{' and runs' * several})"
     caption += "; runs of one cell (shades, dashes) are averaged per track first" * several
     caption += f"; {below} below the axis (▼)" * bool(below)
     caption += f"; {undefined} undefined, left out" * bool(undefined)
-    figure.supxlabel(textwrap.fill(caption, int(13 * figure.get_figwidth())), size=9, color=_INK)
+    _caption(figure, caption)
     return figure
 
 
-def _panels(
-    images: Mapping[str, np.ndarray],
-    sample_rate: int,
-    hop: int,
-    label: str,
-    scale: tuple[float, float],
-    unit: Callable[[np.ndarray], np.ndarray] = np.asarray,
-) -> tuple[Figure, np.ndarray]:
-    """A figure, and its axes, of one image (F, T) per name over logarithmic frequency and time.
+def paired(scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]) -> Figure:
+    """Every track's uSDR, averaged over runs, as a line from cells of one kind to the same cells of another kind, and
+    below it the mean difference with its 95% interval.
 
     Args:
-        images: what is averaged where several bins share a row of the picture, as they do at high frequencies.
+        scores, one, other: see `statistics.paired_differences`; lines go from `other` to `one`.
+    """
+    agreed, sides = [column for column in CELL if column not in one], pairs(scores, one, other)
+    found = paired_differences(scores, one, other).set_index(agreed).to_dict("index")
+    names, rows = [name_of(other), name_of(one)], _in_rows(_ordered(sides))
+    size = (max(7, 1.2 + 1.35 * len(rows[0])), 1.1 + 4.6 * len(rows))
+    figure, axes = _axes(2 * len(rows), 1, size, height_ratios=(2, 1.1) * len(rows))
+    for (upper, lower), cells in zip(axes.reshape(-1, 2), rows, strict=True):
+        for group, key in enumerate(cells):
+            ends = np.array([side.mean() for side in reversed(sides[key])])  # (2, tracks)
+            places = group + np.array([-0.25, 0.25])
+            upper.plot(places, ends, color="#bbbbbb", linewidth=0.9, zorder=1)
+            for name, values, place, family in zip(names, ends, places, ("Purples", "Oranges"), strict=True):
+                style = _style(name, names) | {"color": _shades(name, other=family)[0]}
+                upper.plot(np.full(len(values), place), values, linestyle="", ms=5, alpha=0.8, mew=0, **style)
+                upper.hlines(values.mean(), place - 0.12, place + 0.12, style["color"], linewidth=2)
+            mean, low, high, better = (found[key][name] for name in ("difference", "low", "high", "better"))
+            lower.errorbar(group, mean, [[mean - low], [high - mean]], fmt="D", color=_INK, ms=5, capsize=4)
+            lower.annotate(f"{mean:+.2f}\n{better}".replace("-", "−"), (group, high), (0, 5), ha="center", size=9,
+                           textcoords="offset points", color=_INK, path_effects=_OUTLINE)  # fmt: skip
+        names_of_cells = [_cell_name(**dict(zip(agreed, key, strict=True))) for key in cells]
+        lower.set_xticks(range(len(cells)), names_of_cells, size=11)
+        upper.set_xticks(range(len(cells)), [])
+        lower.axhline(0, color=_INK, linewidth=1)
+        lower.margins(y=0.35)
+        for ax, label in ((upper, "uSDR (dB)"), (lower, f"{names[1]}\n− {names[0]} (dB)")):
+            ax.set(xlim=(-0.5, len(rows[0]) - 0.5), ylabel=label)
+            ax.grid(visible=False, axis="x")
+    _legend(figure)
+    tracks, runs = (_range(row[name] for row in found.values()) for name in ("tracks", "runs"))
+    _caption(figure, f"Above: a line per track ({tracks}), a bar at each mean. Below: mean difference with its 95% "
+                     f"interval (bootstrap over tracks, and runs: {runs} a side) and what has support")  # fmt: skip
+    return figure
+
+
+def usdr_per_band(table: pd.DataFrame) -> Figure:
+    """uSDR over frequency: a panel per source, a line per schema, the mean over tracks and its 95% interval.
+
+    Args:
+        table: a row per run, source, track and band: columns run, schema (of the model), source, track, high (Hz, the
+            band's upper limit, the same bands for all) and value (dB, see `metrics.usdr_per_band`; NaN is left out).
+    """
+    table = table[table["high"] > HEARING[0]]
+    edges = np.array([HEARING[0], *np.unique(table["high"])])
+    figure, lines = _lines(table, ["source"], 2, (4.9, 2.9))
+    for ax, style, rows in lines:
+        values = rows.pivot_table("value", "track", "high", dropna=False).reindex(columns=edges[1:])
+        mean, reach = _errors(values.T.to_numpy())
+        aside = 1.03 if style["label"] == "generic" else 0.97  # beside each other in narrow bands too
+        ax.stairs(mean, edges, baseline=None, alpha=0.6, color=style["color"])
+        centres = np.sqrt(edges[1:] * edges[:-1]) * aside
+        ax.errorbar(centres, mean, reach, ms=4, capsize=2, elinewidth=1, linestyle="", **style)
+    for ax in {id(ax): ax for ax, _, _ in lines}.values():
+        ax.axhline(0, color=_INK, linewidth=1, label="silence (0 dB)")
+        _frequency_axis(ax, round(2 * edges[-1]))
+    figure.supylabel("uSDR (dB) within each band", size=11, color=_INK)
+    _legend(figure)
+    _caption(figure, f"Over frequency (Hz): mean over tracks ({table['track'].nunique()}) and its 95% interval "
+                     "(bootstrap over tracks). Bands where the source has next to no energy are left out")  # fmt: skip
+    return figure
+
+
+def clock(second: int) -> str:
+    """Seconds as minutes and seconds, 0:07."""
+    return f"{second // 60}:{second % 60:02d}"
+
+
+def worst_seconds(errors: Sequence[float], count: int) -> list[int]:
+    """The seconds of largest error, worst first; those whose error is not finite are left out."""
+    errors = np.asarray(errors, float)
+    finite = np.flatnonzero(np.isfinite(errors))
+    return finite[np.argsort(-errors[finite], kind="stable")[:count]].tolist()
+
+
+def error_over_time(errors: Mapping[str, np.ndarray], worst: int = 3) -> Figure:
+    """The error of every second of a track, a panel per name, the worst seconds marked.
+
+    Args:
+        errors: name -> (seconds,) in dB, see `metrics.error_per_second`. What is not finite is left blank, what is more
+            than 30 dB below the largest cut off.
+        worst: how many seconds to mark.
+    """
+    figure, axes = _axes(len(errors), 1, (9.5, 0.9 + 1.3 * len(errors)), sharex=True, sharey=True)
+    bottom = max((value for values in errors.values() for value in values if np.isfinite(value)), default=0) - 30
+    for ax, (name, values) in zip(axes[:, 0], errors.items(), strict=True):
+        marked, heights = worst_seconds(values, worst), np.where(np.isfinite(values), np.subtract(values, bottom), 0)
+        faces = ["#D55E00" if second in marked else "#56B4E9" for second in range(len(values))]
+        ax.bar(range(len(values)), heights.clip(0), 1, bottom, align="edge", color=faces, edgecolor="white", lw=0.4)
+        ax.plot(np.add(marked, 0.5), np.asarray(values)[marked] + 2.5, "v", color="#D55E00", ms=6)
+        ax.set_title(f"{name}: worst at {', '.join(map(clock, marked)) or 'none'}", loc="left", size=10, color=_INK)
+        ax.grid(visible=False, axis="x")
+        ax.set_ylim(bottom, bottom + 36)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1, 0].set(xlabel="time (s)", xlim=(0, max(map(len, errors.values()))))
+    figure.supylabel("error (dB)", size=11, color=_INK)
+    return figure
+
+
+def _image(
+    ax: Axes, image: np.ndarray, sample_rate: int, hop: int, scale: tuple[float, float],
+    unit: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> QuadMesh:  # fmt: skip
+    """Draws an image (F, T) over logarithmic frequency and time.
+
+    Args:
+        image: is averaged where several bins share a row of the picture, as they do at high frequencies.
         sample_rate: in Hz.
         hop: samples between frames.
-        label: what colour stands for.
-        scale: its limits, the same for all images.
+        scale: limits of the colours.
         unit: turns averages into what is shown.
     """
-    figure, axes = _axes(len(images), 1, (9.5, 1 + 1.6 * len(images)), sharex=True, sharey=True)
-    for ax, (name, image) in zip(axes[:, 0], images.items(), strict=True):
-        count, frames = image.shape
-        starts = np.unique(np.geomspace(1, count, 241).astype(int))[:-1]  # first bins of at most 240 rows
-        rows = np.add.reduceat(image, starts, axis=0) / np.diff([*starts, count])[:, None]
-        limits = (np.array([*starts, count]) - 0.5) * sample_rate / (2 * (count - 1))
-        times = np.arange(frames + 1) * hop / sample_rate
-        mesh = ax.pcolormesh(times, limits, unit(rows), cmap="magma", vmin=scale[0], vmax=scale[1], rasterized=True)
-        ax.text(0.01, 0.93, name, transform=ax.transAxes, va="top", size=11, color="white", weight="bold",
-                bbox={"facecolor": "black", "alpha": 0.5, "linewidth": 0})  # fmt: skip
-        ax.grid(visible=False)
-        _frequency_axis(ax, sample_rate, "y", (20, 100, 1_000, 10_000))
-    axes[-1, 0].set_xlabel("time (s)")
-    figure.supylabel("frequency (Hz)", size=11, color=_INK)
-    bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=12 * len(images))
+    count, frames = image.shape
+    starts = np.unique(np.geomspace(1, count, 241).astype(int))[:-1]  # first bins of at most 240 rows
+    rows = np.add.reduceat(image, starts, axis=0) / np.diff([*starts, count])[:, None]
+    limits = (np.array([*starts, count]) - 0.5) * sample_rate / (2 * (count - 1))
+    times = np.arange(frames + 1) * hop / sample_rate
+    mesh = ax.pcolormesh(times, limits, unit(rows), cmap="magma", vmin=scale[0], vmax=scale[1], rasterized=True)
+    ax.grid(visible=False)
+    _frequency_axis(ax, sample_rate, "y", (20, 100, 1_000, 10_000))
+    return mesh
+
+
+def _bar(figure: Figure, mesh: QuadMesh, axes: np.ndarray, label: str) -> None:
+    bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=12 * np.size(axes))
     bar.set_label(label, size=11, color=_INK)
     bar.outline.set_visible(False)
+
+
+def _panels(images: Mapping[str, np.ndarray], label: str, *options) -> tuple[Figure, np.ndarray]:
+    """A figure, and its axes, of one image per name, one above the other, with what `_image` takes besides."""
+    figure, axes = _axes(len(images), 1, (9.5, 1 + 1.6 * len(images)), sharex=True, sharey=True)
+    for ax, (name, image) in zip(axes[:, 0], images.items(), strict=True):
+        mesh = _image(ax, image, *options)
+        ax.text(0.01, 0.93, name, transform=ax.transAxes, va="top", size=11, color="white", weight="bold",
+                bbox={"facecolor": "black", "alpha": 0.5, "linewidth": 0})  # fmt: skip
+    axes[-1, 0].set_xlabel("time (s)")
+    figure.supylabel("frequency (Hz)", size=11, color=_INK)
+    _bar(figure, mesh, axes, label)
     return figure, axes[:, 0]
+
+
+def _powers(signals: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    """The power (F, T) of each signal's spectrogram over that of the loudest point of all, and the hop in samples."""
+    n_fft = 4096
+    # at most about 800 columns, more than a screen shows
+    hop = max(n_fft // 8, max(np.shape(signal)[-1] for signal in signals.values()) // 800)
+    powers = {}
+    for name, signal in signals.items():
+        # scipy's, because librosa's first transform takes many seconds to load a compiler
+        spectrum = stft(np.atleast_2d(signal), nperseg=n_fft, noverlap=n_fft - hop)[2]
+        powers[name] = (np.abs(spectrum) ** 2).mean(axis=0)
+    loudest = max(power.max() for power in powers.values()) or 1.0
+    return {name: power / loudest for name, power in powers.items()}, hop
+
+
+def _level(power: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(power, 1e-12))
 
 
 def spectrograms(signals: Mapping[str, np.ndarray], sample_rate: int) -> Figure:
@@ -421,20 +696,8 @@ def spectrograms(signals: Mapping[str, np.ndarray], sample_rate: int) -> Figure:
         signals: name -> waveform, (L,) or (C, L); channels are averaged in power.
         sample_rate: in Hz.
     """
-    n_fft = 4096
-    # at most about 800 columns, more than a screen shows
-    hop = max(n_fft // 8, max(np.shape(signal)[-1] for signal in signals.values()) // 800)
-    powers = {}
-    for name, signal in signals.items():
-        # scipy's, because librosa's first transform takes many seconds to load a compiler
-        spectrum = stft(np.atleast_2d(signal), nperseg=n_fft, noverlap=n_fft - hop)[2]
-        powers[name] = (np.abs(spectrum) ** 2).mean(axis=0)  # (F, T)
-    loudest = max(power.max() for power in powers.values()) or 1.0
-
-    def level(power: np.ndarray) -> np.ndarray:
-        return 10 * np.log10(np.maximum(power / loudest, 1e-12))
-
-    return _panels(powers, sample_rate, hop, "level (dB)", (-80, 0), level)[0]
+    powers, hop = _powers(signals)
+    return _panels(powers, "level (dB)", sample_rate, hop, LEVELS, _level)[0]
 
 
 def masks(masks: Mapping[str, np.ndarray], sample_rate: int, n_fft: int, schema: BandSchema | None = None) -> Figure:
@@ -447,9 +710,34 @@ def masks(masks: Mapping[str, np.ndarray], sample_rate: int, n_fft: int, schema:
         schema: draws a thin line at each of its edges.
     """
     top = max(1.0, *(np.percentile(mask, 99.5) for mask in masks.values()))
-    figure, axes = _panels(masks, sample_rate, n_fft // 4, "mask magnitude", (0, top))
+    figure, axes = _panels(masks, "mask magnitude", sample_rate, n_fft // 4, (0, top))
     for ax in axes if schema else ():
         ax.hlines(schema.edges, *ax.get_xlim(), color="#888888", linewidth=0.5)
+    return figure
+
+
+def separation(signals: Mapping[str, np.ndarray], mask: np.ndarray, sample_rate: int, n_fft: int) -> Figure:
+    """One source's way through a model, side by side: the mixture's spectrogram, the mask, and the other signals'.
+
+    Args:
+        signals: name -> waveform (C, L): the mixture first, then the estimate, the target.
+        mask: magnitude (F, T), see `masks`.
+        sample_rate: in Hz, of all.
+        n_fft: FFT size of the mask in samples.
+    """
+    powers, hop = _powers(signals)
+    images = [(name, power, hop, LEVELS, _level) for name, power in powers.items()]
+    images.insert(1, ("mask magnitude", mask, n_fft // 4, (0, max(1.0, np.percentile(mask, 99.5))), np.asarray))
+    figure, [axes] = _axes(1, len(images), (12, 3.7), sharex=True, sharey=True)
+    meshes = []
+    for ax, (name, image, step, scale, unit) in zip(axes, images, strict=True):
+        meshes.append(_image(ax, image, sample_rate, step, scale, unit))
+        ax.set_title(name, size=11, color=_INK)
+    axes[0].set_xlim(0, np.shape(signals["mixture"])[-1] / sample_rate)
+    axes[0].set_ylabel("frequency (Hz)")
+    figure.supxlabel("time (s)", size=11, color=_INK)
+    _bar(figure, meshes[1], axes[1], "")
+    _bar(figure, meshes[-1], axes[-1], "level (dB)")
     return figure
 
 

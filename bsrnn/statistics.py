@@ -3,7 +3,8 @@
 Functions of score rows as `evaluate.evaluate` makes them (columns `records.SCORE_COLUMNS`); no model is needed.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,93 +13,114 @@ from scipy.stats import rankdata, wilcoxon
 CELL = ("split", "experiment", "base_source", "source", "schema")  # what the runs of one cell have in common
 DRAWS = 2_000  # of a bootstrap
 LEVEL = 0.05  # of a test
+LEAST_RUNS = 2  # of each side: a single run cannot tell what it is from a lucky seed
+TRIVIAL = ("mixture", "silence")  # baselines that need no model; all others are oracles
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Means of score rows: first over tracks (NaN left out), then over runs.
 
     Returns:
-        a row per split, experiment (or trivial estimate), base_source, source and schema, with columns uSDR and cSDR in
-        dB, the number of runs, and of tracks in which the source sounds.
+        a row per split, experiment (or baseline), base_source, source and schema, with columns uSDR and cSDR in dB, the
+        number of runs, and of tracks in which the source sounds, and `run`, the names of the runs, see `joined`.
     """
     named = scores.assign(experiment=scores["experiment"].where(scores["experiment"] != "baseline", scores["run"]))
     runs = named.groupby([*CELL, "run", "metric"])["value"].agg(["mean", "count"])
     table = runs["mean"].groupby([*CELL, "metric"]).mean().unstack("metric")[["uSDR", "cSDR"]]
     counts = runs.xs("uSDR", level="metric")["count"].groupby(list(CELL)).agg(["size", "max"])
-    return table.assign(runs=counts["size"], tracks=counts["max"]).rename_axis(columns=None).reset_index()
+    table = table.assign(runs=counts["size"], tracks=counts["max"], run=named.groupby(list(CELL))["run"].agg(joined))
+    return table.rename_axis(columns=None).reset_index()
+
+
+def joined(runs: Iterable[str]) -> str:
+    """The names of runs in one, as a shell takes it: base-v7-drums-{0,1} is base-v7-drums-0 and base-v7-drums-1."""
+    names = sorted(set(runs))
+    common = os.path.commonprefix(names)
+    return names[0] if len(names) == 1 else f"{common}{{{','.join(name[len(common) :] for name in names)}}}"
 
 
 def gains(scores: pd.DataFrame) -> pd.DataFrame:
-    """The summary of models' uSDR beside the better trivial estimate of each source, and the gain over it, in dB."""
-    table = summary(scores)
-    trivial = table["experiment"].isin(["mixture", "silence"])
-    best = table[trivial].groupby(["split", "source"])["uSDR"].max().rename("trivial")
-    models = table[~trivial].join(best, on=["split", "source"])
-    return models.assign(gain=models["uSDR"] - models["trivial"]).reset_index(drop=True)
+    """The summary of models' scores, with their gain in uSDR over the better trivial estimate of each source, and the
+    uSDR of the oracles that were scored, all in dB."""
+    table, place = summary(scores), ["split", "source"]
+    model = ~table["experiment"].isin(scores.loc[scores["experiment"] == "baseline", "run"])
+    baselines = table[~model].pivot(index=place, columns="experiment", values="uSDR")
+    baselines.insert(0, "trivial", baselines.reindex(columns=TRIVIAL).max(axis=1))
+    models = table[model].join(baselines.drop(columns=list(TRIVIAL), errors="ignore"), on=place)
+    models.insert(models.columns.get_loc("trivial") + 1, "gain", models["uSDR"] - models["trivial"])
+    return models.assign(run=models.pop("run")).reset_index(drop=True)
 
 
-def paired_differences(
-    scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str], metric: str = "uSDR"
-) -> pd.DataFrame:
-    """What cells of one kind score more than the same cells of another kind, on the same tracks.
+def pairs(
+    scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]
+) -> dict[tuple[str, ...], tuple[pd.DataFrame, pd.DataFrame]]:
+    """The uSDR, in dB, of cells of one kind and of the same cells of another kind, see `paired_differences`: two tables
+    (runs, tracks) of those tracks in which all runs have a score, by the columns of `CELL` in which the cells agree."""
+    columns = list(one)
+    agreed = [column for column in CELL if column not in columns]
+    chosen = scores[scores["metric"] == "uSDR"]
+
+    def cells(kind):
+        rows = chosen[(chosen[columns] == pd.Series(kind)).all(axis=1)]
+        return {key: cell.pivot_table("value", "run", "track").dropna(axis=1) for key, cell in rows.groupby(agreed)}
+
+    ours, theirs = cells(one), cells(other)
+    found = {key: ours[key].columns.intersection(theirs[key].columns) for key in sorted(ours.keys() & theirs.keys())}
+    return {key: (ours[key][tracks], theirs[key][tracks]) for key, tracks in found.items() if len(tracks)}
+
+
+def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]) -> pd.DataFrame:
+    """How much uSDR cells of one kind gain over the same cells of another kind, on the same tracks.
 
     Args:
         scores: rows; those of several seeds are runs of one cell.
         one, other: what tells the two kinds apart, such as {"schema": "generic"} and {"schema": "v7"}: columns of
             `CELL`, the same in both. Cells agree in all other columns.
-        metric: which.
 
     Returns:
         a row per pair of cells: the columns they agree in; `difference`, the mean over tracks and runs in dB, with its
         95% interval `low` to `high` from a bootstrap over tracks and runs; `effect`, the rank-biserial correlation of
         the tracks' differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, by Holm's correction for all
         rows; `runs`, of the side that has fewer; `tracks`; and `better`, the name of the side that interval and
-        test agree on, or "no support".
+        test agree on, or "no support"; of a single run there is none.
     """
-    columns = list(one)
-    agreed = [column for column in CELL if column not in columns]
-    chosen = scores[scores["metric"] == metric]
-
-    def cells(kind):
-        rows = chosen[(chosen[columns] == pd.Series(kind)).all(axis=1)]
-        return {key: cell.pivot_table("value", "run", "track") for key, cell in rows.groupby(agreed)}
-
-    ours, theirs, rows = cells(one), cells(other), []
-    for key in sorted(ours.keys() & theirs.keys()):
-        tracks = ours[key].columns.intersection(theirs[key].columns)
-        a, b = (side[key][tracks].dropna(axis=1) for side in (ours, theirs))
-        tracks = a.columns.intersection(b.columns)
-        if tracks.empty:
-            continue
-        a, b = a[tracks].to_numpy(), b[tracks].to_numpy()
+    agreed, rows = [column for column in CELL if column not in one], []
+    for key, sides in pairs(scores, one, other).items():
+        a, b = (side.to_numpy() for side in sides)
         differences = a.mean(0) - b.mean(0)
-        low, high = difference_interval(a, b)
         p = wilcoxon(differences).pvalue if differences.any() else 1.0
-        rows.append([*key, differences.mean(), low, high, rank_biserial(differences), p, min(len(a), len(b)),
-                     len(tracks)])  # fmt: skip
+        rows.append([*key, differences.mean(), *difference_interval(a, b), rank_biserial(differences), p,
+                     min(len(a), len(b)), len(differences)])  # fmt: skip
     table = pd.DataFrame(rows, columns=[*agreed, "difference", "low", "high", "effect", "p", "runs", "tracks"])
     table["p"] = holm(table["p"].to_numpy(float))
-    supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0))
-    names = [" ".join(filter(None, kind.values())) for kind in (one, other)]
+    supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0)) & (table["runs"] >= LEAST_RUNS)
+    names = [name_of(kind) for kind in (one, other)]
     table["better"] = np.where(supported, np.where(table["difference"] > 0, *names), "no support")
     return table
 
 
+def name_of(kind: Mapping[str, str]) -> str:
+    """What tables and figures call a kind of cells: its values, without their columns."""
+    return " ".join(filter(None, kind.values()))
+
+
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """95% interval of the mean of some values (n,), by the percentiles of resampled means; always the same for the same
-    values. NaN values are left out; a single value is its own interval."""
-    values = np.asarray(values, float)
-    values = values[~np.isnan(values)]
-    if not len(values):
+    """95% interval of the mean of some values, (tracks,) or (runs, tracks), by the percentiles of resampled means; the
+    same values always have the same. NaN values are left out; a single value is its own interval."""
+    values = np.atleast_2d(np.asarray(values, float))
+    values = values[:, ~np.isnan(values).all(0)]
+    if not values.size:
         return np.nan, np.nan
-    return difference_interval(values[None], np.zeros((1, len(values))))
+    values = np.where(np.isnan(values), np.nanmean(values, 0), values)
+    return difference_interval(values, np.zeros((1, values.shape[1])))
 
 
 def difference_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """95% interval of the difference of two means over runs and tracks.
 
     Tracks are resampled together for both sides, which pairs them; runs, where a side has several, for each side. So
-    the interval holds what other songs and other seeds would change; of a single run it cannot know the latter.
+    the interval holds what other songs and other seeds would change; of a single run it cannot know the latter. What
+    resampling n runs understates, a variance smaller by (n - 1) / n, is made up for.
 
     Args:
         one, other: (runs, tracks), the same tracks.
@@ -108,7 +130,8 @@ def difference_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, floa
     means = []
     for side in (one, other):
         runs = draw.integers(len(side), size=(DRAWS, len(side), 1))
-        means.append(side[runs, tracks].mean((1, 2)))
+        mean = side.mean(0)[tracks[:, 0]].mean(1)
+        means.append(mean + (side[runs, tracks].mean((1, 2)) - mean) * (len(side) / max(1, len(side) - 1)) ** 0.5)
     low, high = np.quantile(means[0] - means[1], (0.025, 0.975))
     return float(low), float(high)
 

@@ -1,15 +1,26 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
+from bsrnn import audio, evaluate
 from bsrnn.data import STEMS, find_tracks
-from bsrnn.evaluate import baselines, evaluate
-from bsrnn.metrics import usdr
-from bsrnn.records import SCORE_COLUMNS
+from bsrnn.evaluate import Run, baseline_runs, baselines, find_runs, of_folder, score
+from bsrnn.metrics import csdr_frames, usdr
+from bsrnn.records import SCORE_COLUMNS, read_scores
 from bsrnn.statistics import summary
 
 KEY = ["source", "track", "metric"]
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the ffmpeg program to be imported")
 
 
 @pytest.fixture
@@ -17,19 +28,62 @@ def tracks(songs):
     return find_tracks(songs, "test")
 
 
+@pytest.fixture
+def varied(tmp_path):
+    """Stereo of 2.5 s, mono of 0.5 s without bass, mono of 100 samples, all at 8 kHz, mixtures summed from stems."""
+    draw = np.random.default_rng(0)
+    for name, shape in (("long", (20_000, 2)), ("mono", (4_000, 1)), ("short", (100, 1))):
+        (tmp_path / "varied" / "test" / name).mkdir(parents=True)
+        for stem in STEMS:
+            if (name, stem) != ("mono", "bass"):
+                write(tmp_path / "varied" / "test" / name / f"{stem}.wav", draw.normal(0, 0.1, shape))
+    (tmp_path / "varied" / "train").mkdir()
+    return find_tracks(tmp_path / "varied", "test")
+
+
+def write(file, samples, rate=8_000):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, samples, rate, subtype="FLOAT")
+
+
 def silence_stem(songs, number, stem):
-    soundfile.write(songs / "test" / f"song {number}" / f"{stem}.wav", np.zeros((16_000, 2)), 8_000, subtype="FLOAT")
+    write(songs / "test" / f"song {number}" / f"{stem}.wav", np.zeros((16_000, 2)))
 
 
 def values(scores):
     return scores.set_index(KEY)["value"].sort_index()
 
 
+def song_of(track):
+    return {name: track.read(name) for name in ("mixture", *track.sources)}
+
+
+def estimate(name, track, rate=8_000, n_fft=512):
+    (run,) = (run for run in baseline_runs(track.sources, rate, n_fft) if run.name == name)
+    return run.estimate(track, song_of(track))
+
+
+def half(track, song):
+    return torch.stack([song["mixture"] / 2] * 4)
+
+
+def counted(name="half", estimate=half, **settings):
+    """A run that lists what it was asked for."""
+    asked = []
+
+    def listed(track, song):
+        asked.append(track.name)
+        return estimate(track, song)
+
+    columns = {"experiment": name, "schema": "", "base_source": "", "seed": 0}
+    return Run(name, STEMS, listed, columns, settings), asked
+
+
 # scores of songs
 
 
 def test_identity_model_scores_like_the_mixture(identity, tracks):
-    found = evaluate(identity(STEMS, sample_rate=8_000), tracks, split="test")
+    found = evaluate.evaluate(identity(STEMS, sample_rate=8_000), tracks, split="test")
     mixture = baselines(tracks, "test").query("run == 'mixture'")
     assert len(found) == 4 * 2 * 3
     pd.testing.assert_series_equal(values(found), values(mixture), atol=1e-4, rtol=0)
@@ -44,20 +98,22 @@ def test_silence_scores_zero_and_the_mixture_as_defined(tracks):
             assert found == pytest.approx(float(usdr(track.read(stem), track.read("mixture"))))
 
 
-def test_a_silent_stem_scores_nan(identity, songs):
+def test_a_silent_stem_scores_nan_and_is_nothing_to_the_others(identity, songs):
+    one, both = (identity(sources, sample_rate=8_000) for sources in (("drums",), ("bass", "drums")))
+    before = values(evaluate.evaluate(one, find_tracks(songs, "test"), split="test"))
     silence_stem(songs, 0, "bass")
-    scores = evaluate(identity(("bass", "drums"), sample_rate=8_000), find_tracks(songs, "test"), split="test")
+    scores = evaluate.evaluate(both, find_tracks(songs, "test"), split="test")
     found = values(scores)
-    assert np.isnan(found["bass", "song 0", "uSDR"])
-    assert np.isnan(found["bass", "song 0", "cSDR"])
-    assert found.drop(("bass", "song 0")).xs("uSDR", level="metric").notna().all()
+    assert found["bass", "song 0"].isna().all() and len(found["bass", "song 0"]) == 3
+    assert found.drop(("bass", "song 0")).notna().all()
+    pd.testing.assert_series_equal(found[["drums"]], before)
     assert summary(scores).set_index("source")["tracks"].to_dict() == {"bass": 1, "drums": 2}
 
 
 def test_rows_say_what_was_scored(tiny, songs):
     model = tiny(("drums", "bass"), sample_rate=8_000, schema="v3").train()
     details = {"run": "a run", "experiment": "transfer", "base_source": "vocals", "seed": 5}
-    scores = evaluate(model, find_tracks(songs, "validation"), split="validation", **details)
+    scores = evaluate.evaluate(model, find_tracks(songs, "validation"), split="validation", **details)
     assert tuple(scores.columns) == SCORE_COLUMNS
     constant = scores[["run", "experiment", "schema", "base_source", "split", "seed"]].drop_duplicates()
     assert constant.values.tolist() == [["a run", "transfer", "v3", "vocals", "validation", 5]]
@@ -67,6 +123,364 @@ def test_rows_say_what_was_scored(tiny, songs):
 
 
 def test_the_source_of_a_row_is_that_of_its_head(identity, tracks):
-    one, other = (evaluate(identity(sources, sample_rate=8_000), tracks, split="test")
+    one, other = (evaluate.evaluate(identity(sources, sample_rate=8_000), tracks, split="test")
                   for sources in (("bass", "drums"), ("drums", "bass")))  # fmt: skip
     pd.testing.assert_series_equal(values(one), values(other))
+
+
+def test_tracks_of_any_length_and_channels(identity, varied):
+    found = evaluate.evaluate(identity(STEMS, sample_rate=8_000), varied, split="test", run="model")
+    scores = pd.concat([found, baselines(varied, "test", 8_000, 512)])
+    lacking = (scores["track"] == "mono") & (scores["source"] == "bass")
+    silent = (scores["run"] == "silence") & (scores["metric"] != "uSDR")
+    assert scores[lacking]["value"].isna().all() and lacking.sum() == 5 * 3
+    assert scores[~lacking & ~silent]["value"].notna().all()
+    track = varied[2]  # of a single frame, whose median it is
+    stem = track.read("drums")
+    expected = float(usdr(stem, track.read("mixture")))
+    mixture = values(scores.query("run == 'mixture'"))
+    found = [mixture["drums", "short", metric] for metric in ("uSDR", "cSDR")]
+    assert found == pytest.approx([expected] * 2)
+
+
+def test_an_estimate_that_is_not_finite_is_refused(tracks):
+    run, _ = counted(estimate=lambda track, song: half(track, song) * torch.nan)
+    with pytest.raises(ValueError, match="half: its estimate of song 0 is not finite"):
+        score([run], tracks, split="test")
+
+
+# oracles
+
+
+def test_the_stft_oracle_is_the_source_at_the_models_sample_rate(varied):
+    for track in varied[:2]:
+        whole, half_rate = estimate("STFT", track), estimate("STFT", track, 4_000)
+        for stem, full, low in zip(track.stems(STEMS), whole, half_rate, strict=True):
+            torch.testing.assert_close(full, stem, atol=1e-6, rtol=0)
+            expected = audio.resample(audio.resample(stem, 8_000, 4_000), 4_000, 8_000)
+            torch.testing.assert_close(low[:, :-20], expected[:, : track.length - 20], atol=1e-3, rtol=0)
+            assert low.shape == stem.shape
+
+
+def test_the_stft_oracle_has_nothing_where_the_mixture_is_zero(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, (16_000, 1))
+    gate = (np.arange(16_000) >= 8_000)[:, None]
+    folder = tmp_path / "songs" / "test" / "song"
+    for name, samples in (("drums", noise), ("bass", -noise * (1 - gate)), ("mixture", noise * gate)):
+        write(folder / f"{name}.wav", samples)
+    (tmp_path / "songs" / "train").mkdir()
+    (track,) = find_tracks(tmp_path / "songs", "test")
+    drums = estimate("STFT", track)[0]
+    assert (drums[:, :7_500] == 0).all()
+    torch.testing.assert_close(drums[:, 8_300:], track.read("drums")[:, 8_300:], atol=1e-6, rtol=0)
+
+
+def test_the_ratio_mask_is_of_magnitudes_and_shares_out_the_mixture(tmp_path, varied):
+    for track in varied:
+        torch.testing.assert_close(estimate("IRM", track).sum(0), track.read("mixture"), atol=1e-5, rtol=0)
+    noise = np.random.default_rng(0).normal(0, 0.1, (8_000, 2))
+    for name, samples in (("drums", 3 * noise), ("bass", noise)):
+        write(tmp_path / "songs" / "test" / "song" / f"{name}.wav", samples)
+    (tmp_path / "songs" / "train").mkdir()
+    (track,) = find_tracks(tmp_path / "songs", "test")
+    torch.testing.assert_close(estimate("IRM", track), track.stems(STEMS), atol=1e-5, rtol=0)
+
+
+def test_oracles_are_above_all_else(varied):
+    table = summary(baselines(varied, "test", 8_000, 512)).pivot(index="source", columns="experiment", values="uSDR")
+    assert (table["STFT"] > table["IRM"] + 20).all()
+    assert (table["IRM"] > table[["mixture", "silence"]].max(axis=1)).all()
+
+
+@pytest.mark.parametrize(("sample_rate", "n_fft", "message"), [(0, 512, "sample_rate"), (8_000, 510, "n_fft")])
+def test_oracles_of_no_stft(sample_rate, n_fft, message):
+    with pytest.raises(ValueError, match=message):
+        baseline_runs(STEMS, sample_rate, n_fft)
+
+
+# models by name
+
+
+def test_runs_are_named_after_their_folders(tiny, tmp_path, tracks):
+    for place, sources in (("one", ["bass"]), ("two/model", ["drums"])):
+        tiny(sources, sample_rate=8_000).save_pretrained(tmp_path / place)
+    runs = find_runs([tmp_path / "one", tmp_path / "two" / "model"], [], tracks)
+    assert [run.name for run in runs] == ["one", "two", "mixture", "silence", "IRM", "STFT"]
+    assert runs[-1].settings == {"sample_rate": 8_000, "n_fft": 512}
+    assert find_runs([], [], tracks)[-1].settings == {"sample_rate": 44_100, "n_fft": 2048}
+    assert runs[0].settings["weights"] != runs[1].settings["weights"]
+    with pytest.raises(ValueError, match="two runs would have the name one"):
+        find_runs([tmp_path / "one", tmp_path / "one"], [], tracks)
+
+
+def test_models_that_differ_need_the_oracles_stft(tiny, tmp_path, tracks):
+    for name, rate in (("one", 8_000), ("two", 4_000)):
+        tiny(["bass"], sample_rate=rate).save_pretrained(tmp_path / name)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    with pytest.raises(ValueError, match="the models differ in sample_rate: give the oracles' --sample_rate"):
+        find_runs(folders, [], tracks)
+    assert find_runs(folders, [], tracks, sample_rate=6_000)[-1].settings == {"sample_rate": 6_000, "n_fft": 512}
+
+
+# an interrupted evaluation
+
+
+def test_an_interrupted_evaluation_goes_on(tracks, tmp_path, capsys):
+    def interrupted(track, song):
+        if track.name == "song 1":
+            raise KeyboardInterrupt
+        return half(track, song)
+
+    run, asked = counted(estimate=interrupted, hop=1.0)
+    others = baseline_runs(STEMS, 8_000, 512)
+    options = {"split": "test", "data": "a", "out": tmp_path / "out" / "scores.csv"}
+    with pytest.raises(KeyboardInterrupt):
+        score([others[0], run, *others[1:]], tracks, **options)
+    before = read_scores(options["out"])
+    assert before.groupby("track")["run"].nunique().to_dict() == {"song 0": 5, "song 1": 1}
+
+    run, asked = counted(hop=1.0)
+    table = score([others[0], run, *others[1:]], tracks, **options)
+    assert asked == ["song 1"]
+    assert "6 of 10 were scored before" in capsys.readouterr().out
+    whole = score([others[0], counted(hop=1.0)[0], *others[1:]], tracks, **options | {"out": tmp_path / "whole.csv"})
+    pd.testing.assert_frame_equal(table, whole, atol=1e-4, rtol=0)
+    assert options["out"].read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(path.name for path in options["out"].parent.iterdir()) == ["scores.csv", "scores.settings.json"]
+
+    run, asked = counted(hop=1.0)
+    score([run], tracks, **options)
+    assert asked == []
+    assert options["out"].read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from bsrnn import cli, separate
+
+before, songs = separate.Separator.__call__, []
+
+def killed(self, *arguments):
+    songs.append(0)
+    if len(songs) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return before(self, *arguments)
+
+separate.Separator.__call__ = killed
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_process_goes_on(tiny, songs, tmp_path, monkeypatch):
+    from bsrnn import cli, separate
+
+    tiny(["bass", "drums"], sample_rate=8_000).save_pretrained(tmp_path / "net")
+    arguments = ["evaluate", "--checkpoint_fp", tmp_path / "net", "--musdbhq_location", songs, "--save-audio",
+                 tmp_path / "audio", "--out"]  # fmt: skip
+    arguments = [str(argument) for argument in arguments]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(tmp_path / "killed.csv")])
+    assert done.returncode == -signal.SIGKILL
+    assert set(read_scores(tmp_path / "killed.csv").query("run == 'net'")["track"]) == {"song 0"}
+    first = tmp_path / "audio" / "net" / "song 0" / "bass.wav"
+    written = first.stat().st_mtime_ns
+    separated, before = [], separate.Separator.__call__
+    monkeypatch.setattr(separate.Separator, "__call__", lambda *args: separated.append(0) or before(*args))
+    assert cli.main([*arguments, str(tmp_path / "killed.csv")]) == 0
+    assert len(separated) == 1
+    assert first.stat().st_mtime_ns == written
+    assert cli.main([*arguments, str(tmp_path / "whole.csv")]) == 0
+    assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "audio").rglob("*.wav")) == ["bass.wav"] * 2 + ["drums.wav"] * 2
+
+
+def test_a_file_may_grow_by_runs_and_by_metrics(tracks, tmp_path):
+    out = tmp_path / "scores.csv"
+    for name in ("b", "a"):
+        run, asked = counted(name)
+        score([run], tracks, split="test", out=out)
+        assert len(asked) == 2
+    assert read_scores(out)["run"].unique().tolist() == ["b", "a"]
+    assert set(json.loads((tmp_path / "scores.settings.json").read_text())) == {"a", "b"}
+    for songs in (["song 0", "song 1"], []):  # the second time, its files are there
+        run, asked = counted("a")
+        found = score([replace(run, is_model=True)], tracks, split="test", out=out, audio_folder=tmp_path / "audio")
+        assert asked == songs
+    assert found["run"].unique().tolist() == ["b", "a"]
+    assert found.groupby("run").size().to_dict() == {"a": 24, "b": 24}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"data": "b"}, "another data (a, now b)"), ({"split": "validation"}, "another split (test, now validation)"),
+    ({"hop": 0.5}, "another hop (1.0, now 0.5)"), ({"weights": "d"}, "another weights (c, now d)"),
+])  # fmt: skip
+def test_scores_of_other_settings_are_kept(tracks, tmp_path, change, message):
+    out, options = tmp_path / "scores.csv", {"split": "test", "data": "a"}
+    settings = {"hop": 1.0, "weights": "c"}
+    score([counted(**settings)[0]], tracks, out=out, **options)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    run, asked = counted(**{name: change.get(name, value) for name, value in settings.items()})
+    with pytest.raises(ValueError) as error:
+        score([run], tracks, out=out, **{name: change.get(name, value) for name, value in options.items()})
+    assert f"holds scores of half with {message}: remove it or choose another" in str(error.value)
+    assert asked == []
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda out, note: note.unlink(), lambda out, note: note.write_text("{"), lambda out, note: out.write_text(""),
+    lambda out, note: out.write_bytes(b"\xff\xfe"), lambda out, note: out.write_text("a,b\n1,2"),
+])  # fmt: skip
+def test_a_file_of_unknown_origin_is_kept(tracks, tmp_path, spoil):
+    out, note = tmp_path / "scores.csv", tmp_path / "scores.settings.json"
+    score([counted()[0]], tracks, split="test", out=out)
+    spoil(out, note)
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match=r"scores.csv is there, but not as a table .* remove it") as error:
+        score([counted()[0]], tracks, split="test", out=out)
+    assert "\n" not in str(error.value)
+    assert out.read_bytes() == before
+
+
+# what is kept beside the table
+
+
+def test_audio_is_kept_on_request_and_scores_the_same_from_its_files(identity, varied, tmp_path):
+    identity(STEMS, sample_rate=8_000).save_pretrained(tmp_path / "net")
+    table = score(find_runs([tmp_path / "net"], [], varied), varied, split="test", audio_folder=tmp_path / "audio")
+    assert [path.name for path in (tmp_path / "audio").iterdir()] == ["net"]
+    for track in varied:
+        info = soundfile.info(tmp_path / "audio" / "net" / track.name / "drums.wav")
+        assert (info.frames, info.channels, info.samplerate) == (track.length, track.channels, track.sample_rate)
+        assert info.subtype == "FLOAT"
+    again = score([of_folder(tmp_path / "audio" / "net", varied)], varied, split="test")
+    pd.testing.assert_series_equal(values(again), values(table.query("run == 'net'")))
+
+
+@needs_ffmpeg
+def test_museval_aggregates_the_json(varied, tmp_path):
+    import museval
+
+    runs = [counted("a")[0], *baseline_runs(STEMS, 8_000, 512)]
+    table = score(runs, varied, split="test", museval_folder=tmp_path)
+    methods = museval.MethodStore()
+    for run in ("a", "IRM"):
+        store = museval.EvalStore()
+        store.add_eval_dir(tmp_path / run)
+        ours = table.query("metric == 'cSDR' and run == @run").groupby("source")["value"].median()
+        found = store.agg_frames_tracks_scores().xs("SDR", level="metric")
+        np.testing.assert_allclose(found[list(ours.index)], ours, atol=1e-5)
+        assert store.agg_frames_scores().xs("ISR", level="metric").isna().all()
+        methods.add_eval_dir(tmp_path / run)
+        both = methods.agg_frames_tracks_scores()[run].xs("SDR", level="metric")
+        np.testing.assert_allclose(both[list(ours.index)], ours, atol=1e-5)
+    content = json.loads((tmp_path / "a" / "test" / "long.json").read_text())
+    track = museval.TrackStore("long")
+    track.scores = content
+    track.validate()
+    frames = csdr_frames(varied[0].stems(STEMS), half(None, song_of(varied[0])), 8_000)
+    for target, ratios in zip(content["targets"], frames, strict=True):
+        assert [frame["time"] for frame in target["frames"]] == [0, 1]
+        np.testing.assert_allclose([frame["metrics"]["SDR"] for frame in target["frames"]], ratios, atol=1e-5)
+
+
+@needs_ffmpeg
+def test_bsseval_is_musevals(varied, tmp_path):
+    import museval
+
+    pair = ("drums", "bass")
+    run = replace(counted("a", lambda track, song: torch.stack([song[s] + 0.3 * song["mixture"] for s in pair]))[0],
+                  sources=pair)  # fmt: skip
+    silence = baseline_runs(pair, 8_000, 512)[1]
+    out = tmp_path / "scores.csv"
+    score([run], varied, split="test", out=out)
+    table = score([run, silence], varied, split="test", out=out, with_bsseval=True, museval_folder=tmp_path)
+    assert len(table) == 2 * 3 * 2 * 6
+    assert table.query("run == 'silence' and metric in ['ISR', 'SIR', 'SAR']")["value"].isna().all()
+    found = values(table.query("run == 'a'"))
+    assert found["bass", "mono"].isna().all()
+    for track in varied[:2]:
+        sources = [source for source in pair if track.read(source).any()]
+        references = track.stems(sources).transpose(1, 2)
+        estimates = references + 0.3 * track.read("mixture").T
+        expected = museval.evaluate(references.double().numpy(), estimates.double().numpy(), 8_000, 8_000)
+        for metric, ratios in zip(("cSDR", "ISR", "SIR", "SAR"), expected, strict=True):
+            for source, frames in zip(sources, ratios, strict=True):
+                assert found[source, track.name, metric] == pytest.approx(np.nanmedian(frames), abs=1e-4)
+    store = museval.EvalStore()
+    store.add_eval_dir(tmp_path / "a")
+    ours = table.query("run == 'a' and metric == 'SAR'").groupby("source")["value"].median()
+    found = store.agg_frames_tracks_scores().xs("SAR", level="metric")
+    np.testing.assert_allclose(found[list(ours.index)], ours, atol=1e-4)
+
+
+# estimates that another program wrote
+
+
+@pytest.fixture
+def estimates(songs):
+    """Half the mixture as estimates of drums and bass of both test songs."""
+    folder = songs.parent / "another"
+    for track in find_tracks(songs, "test"):
+        for source, suffix in (("drums", ".wav"), ("bass", ".FLAC")):
+            file = folder / track.name / f"{source}{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            kind = {".wav": "FLOAT", ".FLAC": "PCM_24"}[suffix]
+            soundfile.write(file, track.read("mixture").T.numpy() / 2, 8_000, subtype=kind)
+    return folder
+
+
+def test_estimates_of_another_program(estimates, tracks):
+    (estimates / "song 0" / "notes.txt").write_text("")
+    (estimates / "no song").mkdir()
+    run = of_folder(estimates, tracks)
+    assert (run.name, run.sources) == ("another", ("drums", "bass"))
+    found = values(score([run], tracks, split="test"))
+    expected = values(score([counted()[0]], tracks, split="test").query("source in ['drums', 'bass']"))
+    pd.testing.assert_series_equal(found, expected, atol=1e-3, rtol=0)
+
+
+def test_all_problems_of_estimates_are_named_at_once(estimates, songs, tracks):
+    noise = np.zeros((16_000, 2))
+    write(estimates / "song 0" / "drums.wav", noise[:-3])
+    shutil.rmtree(estimates / "song 1")
+    (estimates / "song 0" / "bass.FLAC").unlink()  # no song has bass then: it is not asked for
+    with pytest.raises(ValueError) as error:
+        of_folder(estimates, tracks)
+    file = estimates / "song 0" / "drums.wav"
+    assert str(error.value).splitlines() == [
+        f"{file}: is 3 samples shorter than its song: see that both start together, then pad its end",
+        f"{estimates / 'song 1'}: has no estimate of drums",
+    ]
+
+
+@pytest.mark.parametrize(("samples", "rate", "message"), [
+    (np.zeros((16_001, 2)), 8_000, "is 1 sample longer than its song: see that both start together, then cut its end"),
+    (np.zeros((16_000, 1)), 8_000, "is mono, its song stereo: convert it"),
+    (np.zeros((16_000, 2)), 7_000, "has a sample rate of 7000 Hz, not 8000 as its song: resample it"),
+    (None, 0, "cannot be read as audio"),
+])  # fmt: skip
+def test_estimates_that_do_not_fit(estimates, tracks, samples, rate, message):
+    file = estimates / "song 1" / "drums.wav"
+    file.write_text("text") if samples is None else write(file, samples, rate)
+    with pytest.raises(ValueError) as error:
+        of_folder(estimates, tracks)
+    assert f"{file}: {message}" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_estimates(tmp_path, tracks):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        of_folder(tmp_path / "nowhere", tracks)
+    with pytest.raises(ValueError, match=r"songs: holds no estimates; expected song 0/drums.wav"):
+        of_folder(tmp_path / "songs", tracks)
+
+
+def test_estimates_that_changed_are_not_taken_for_scored(estimates, tracks, tmp_path):
+    one = of_folder(estimates, tracks)
+    file = estimates / "song 0" / "drums.wav"
+    state = file.stat()
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
+    assert of_folder(estimates, tracks).settings != one.settings
+    score([one], tracks, split="test", out=tmp_path / "scores.csv")
+    with pytest.raises(ValueError, match="with another files"):
+        score([replace(one, settings=of_folder(estimates, tracks).settings)], tracks, split="test",
+              out=tmp_path / "scores.csv")  # fmt: skip

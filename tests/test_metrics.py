@@ -1,11 +1,22 @@
 import shutil
+import warnings
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from bsrnn.metrics import csdr, csdr_frames, energy_around, si_sdr, usdr
+from bsrnn.data import bundled_song
+from bsrnn.metrics import (
+    csdr,
+    csdr_frames,
+    energy_around,
+    error_per_second,
+    median,
+    si_sdr,
+    usdr,
+    usdr_per_band,
+)
 
 
 def noise(*shape, seed=0):
@@ -57,23 +68,67 @@ def test_shapes_must_agree():
         usdr(noise(1, 10), noise(1, 9))
 
 
-@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the ffmpeg program to be imported")
-@pytest.mark.parametrize(("seconds", "channels"), [(3.4, 2), (0.5, 1)])
-def test_csdr_equals_museval(seconds, channels):
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the ffmpeg program to be imported")
+
+
+def equals_museval(references, estimates, rate):
+    """Frames and medians of csdr against museval.evaluate, which is what its eval_mus_track calls."""
     import museval
 
-    rate = 1_000
-    references = noise(3, channels, int(seconds * rate))
-    errors = noise(3, channels, int(seconds * rate), seed=1)
-    estimates = references + 0.3 * errors * torch.linspace(0.1, 2, 3)[:, None, None]
+    pair = (signals.double().transpose(1, 2).numpy() for signals in (references, estimates))
+    scores = museval.evaluate(*pair, rate, rate)[0]
+    found = csdr_frames(references, estimates, rate).numpy()
+    np.testing.assert_allclose(found, scores, atol=1e-6, rtol=0, equal_nan=True)
+    with warnings.catch_warnings(action="ignore"):
+        medians = np.nanmedian(scores, axis=1)
+    np.testing.assert_allclose(csdr(references, estimates, rate).numpy(), medians, atol=1e-6, rtol=0, equal_nan=True)
+    return found
+
+
+# a filter of museval has 512 taps, and a frame must not be shorter
+@needs_ffmpeg
+@pytest.mark.parametrize(("seconds", "channels"), [(3.4, 2), (4, 1), (0.5, 1), (1, 2)])
+def test_csdr_equals_museval(seconds, channels):
+    rate = 1_500
+    references = noise(2, channels, int(seconds * rate))
+    errors = noise(2, channels, int(seconds * rate), seed=1)
+    estimates = references + errors * torch.tensor([0.03, 0.6])[:, None, None]
     if seconds > 2:
         references[1, :, rate : 2 * rate] = 0  # museval leaves a frame with a silent source out, for every source
-    # museval's filter has 512 taps and needs a frame longer than that; SDR does not depend on it
-    scores = museval.metrics.bss_eval(
-        references.transpose(1, 2).numpy(), estimates.transpose(1, 2).numpy(), window=rate, hop=rate,
-        filters_len=16, framewise_filters=False, bsseval_sources_version=False, compute_permutation=False,
-    )[0]  # fmt: skip
-    np.testing.assert_allclose(csdr_frames(references, estimates, rate).numpy(), scores, atol=1e-6, equal_nan=True)
+        if channels == 2:  # channels that cancel each other are silence to museval
+            estimates[0, 1, :rate] = -estimates[0, 0, :rate]
+    found = equals_museval(references, estimates, rate)
+    assert np.isnan(found).any() == (seconds > 2)
+    assert not np.isnan(found[:, -1]).any()
+
+
+@needs_ffmpeg
+def test_csdr_equals_museval_on_real_audio():
+    mixture, stems, rate = bundled_song()
+    references = torch.stack([stems["vocals"], stems["drums"]])[..., : int(2.2 * rate)]
+    estimates = 0.8 * references + 0.1 * mixture[:, : references.shape[-1]]
+    estimates[0, :, :rate] = 0
+    found = equals_museval(references, estimates, rate)
+    assert np.isnan(found[:, 0]).all() and np.isfinite(found[:, 1]).all()
+
+
+def test_a_source_that_never_sounds_is_nothing_to_the_others():
+    references, estimates = noise(3, 2, 350), noise(3, 2, 350, seed=1)
+    expected = csdr_frames(references[:1], estimates[:1], 100)
+    references[1], estimates[2] = 0, 0
+    found = csdr_frames(references, estimates, 100)
+    torch.testing.assert_close(found[:1], expected)
+    assert found[1:].isnan().all()
+    references[1, :, 310:] = 1  # it sounds in what is left over of a frame: museval then has every frame silent
+    assert csdr_frames(references, estimates, 100).isnan().all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_median_equals_numpys(seed):
+    draw = np.random.default_rng(seed)
+    frames = draw.choice([1.0, 2.0, 4.0, np.inf, np.nan], (20, int(draw.integers(1, 7))))
+    with warnings.catch_warnings(action="ignore"):
+        np.testing.assert_array_equal(median(torch.from_numpy(frames)).numpy(), np.nanmedian(frames, axis=-1))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -90,3 +145,50 @@ def test_energy_around_equals_its_definition(seed):
         if any(window):
             expected.append([np.mean(window[a:b]) / np.mean(window) for a, b in pairwise(edges)])
     np.testing.assert_allclose(energy_around(error, period, reach, bins), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_fft", [16, 18])
+def test_usdr_per_band_equals_its_definition(n_fft):
+    length, ranges = 61, [(0, 2), (2, 3), (3, 7), (7, n_fft // 2 + 1)]
+    s, estimate = noise(2, 2, length), noise(2, 2, length, seed=1)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+
+    def energies(signal):  # of all bins, those of negative frequency too
+        padded = np.pad(signal, n_fft // 2)
+        frames = [padded[start : start + n_fft] for start in range(0, length + 1, n_fft // 4)]
+        return sum(np.abs(np.fft.fft(window * frame)) ** 2 for frame in frames)
+
+    for source in range(2):
+        signal, error = (sum(energies(channel) for channel in x[source].numpy()) for x in (s, s - estimate))
+        bins = [[k for k in range(n_fft) if low <= min(k, n_fft - k) < high] for low, high in ranges]
+        expected = [10 * np.log10(signal[band].sum() / error[band].sum()) for band in bins]
+        np.testing.assert_allclose(usdr_per_band(s, estimate, ranges, n_fft)[source], expected, atol=1e-4)
+
+
+def test_usdr_of_all_bands_together_is_usdr():
+    s, estimate = noise(3, 2, 4000), noise(3, 2, 4000, seed=1)
+    for signal in (s, estimate):  # at the ends of a track, fewer windows overlap
+        signal[..., :64], signal[..., -64:] = 0, 0
+    torch.testing.assert_close(usdr_per_band(s, estimate, [(0, 33)], 64)[:, 0], usdr(s, estimate), atol=1e-4, rtol=0)
+
+
+def test_a_band_without_energy_to_speak_of_has_no_usdr():
+    time = torch.arange(4000) / 8000
+    tone = (torch.sin(2 * torch.pi * 1000 * time) * torch.hann_window(4000))[None]
+    low, at, high = usdr_per_band(tone, 0.9 * tone + 1e-4 * noise(1, 4000), [(0, 16), (16, 64), (64, 129)], 256)
+    assert at == pytest.approx(20, abs=0.01)
+    assert low.isnan() and high.isnan()
+    assert usdr_per_band(0 * tone, tone, [(0, 129)], 256).isnan()
+
+
+def test_error_per_second_says_what_costs_usdr():
+    s, estimate = noise(2, 2, 350), noise(2, 2, 350, seed=1)
+    estimate[0, :, 100:200] = s[0, :, 100:200]
+    errors = error_per_second(s, estimate, 100)
+    assert errors.shape == (2, 4) and errors[0, 1] == -torch.inf
+    second = (s - estimate)[1, :, 200:300].square().sum() / (s[1].square().sum() / 3.5)
+    assert float(errors[1, 2]) == pytest.approx(10 * np.log10(float(second)))
+    torch.testing.assert_close((10 ** (errors / 10)).sum(-1) / 3.5, 10 ** (-usdr(s, estimate) / 10))
+    assert error_per_second(0 * s, estimate, 100).isnan().all()
+    s[:, :, :100] = 0
+    assert error_per_second(s, estimate, 100).isfinite().all(1).tolist() == [False, True]  # in silence too

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bsrnn import plots
 from bsrnn.bands import SCHEMA_NAMES, band_schema
-from bsrnn.statistics import bootstrap_interval
+from bsrnn.statistics import bootstrap_interval, paired_differences
 
 matplotlib.use("Agg")
 
@@ -61,6 +61,8 @@ def scores():
             cell("multitask", None, "drums", "generic", [2.0, 3.0, 5.5]),
             cell("baseline", None, "drums", "mixture", [-9.0, -8.0, -7.0]),
             cell("baseline", None, "drums", "silence", [0.0, 0.0, 0.0]),
+            cell("baseline", None, "drums", "IRM", [6.0, 6.5, 7.0]),
+            cell("baseline", None, "drums", "STFT", [70.0, 80.0, 90.0]),
         ],
         ignore_index=True,
     )
@@ -213,9 +215,11 @@ def test_comparison_keeps_a_far_baseline_or_track_off_the_axis_and_says_so(score
     figure = drawn(plots.usdr_comparison(scores))
     assert figure.axes[0].get_ylim()[0] > -3
     assert texts(figure).count("mixture −8.0") == 2  # both groups of drums
+    assert "oracle IRM" in texts(figure) and "oracle IRM 6" not in texts(figure)  # within the axis
+    assert texts(figure).count("▲ oracle STFT 80.0") == 2 and figure.axes[0].get_ylim()[1] < 10
     near = scores.assign(value=scores["value"].clip(lower=-0.3))
     figure = drawn(plots.usdr_comparison(near))
-    assert "mixture −" not in texts(figure) and "mixture unchanged" in texts(figure)
+    assert "mixture −" not in texts(figure) and "mixture" in texts(figure)
     # one of thirty tracks, so that the interval of the mean stays near
     figure = drawn(plots.usdr_comparison(cell("base", "drums", "drums", "v7", [*np.linspace(3, 5, 60), -40])))
     assert figure.axes[0].get_ylim()[0] > -5 and "1 below the axis" in texts(figure)
@@ -244,6 +248,147 @@ def test_comparison_refuses_mixed_splits_and_tables_without_runs(scores):
     for table in (scores[scores["experiment"] == "baseline"], scores[:0], scores.assign(value=np.nan)):
         with pytest.raises(ValueError, match="found 0"):
             plots.usdr_comparison(table)
+
+
+def test_comparison_of_many_cells_has_several_rows():
+    table = pd.concat([cell("transfer", f"base {i}", "drums", "v7", [i, i + 1]) for i in range(9)])
+    first, second = drawn(plots.usdr_comparison(table)).axes
+    assert [len(ax.get_xticklabels()) for ax in (first, second)] == [5, 4]
+    assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
+    found = [container.lines[0].get_ydata() for ax in (first, second) for container in ax.containers]
+    assert np.concatenate(found) == pytest.approx(np.arange(9) + 0.5)
+
+
+def run(schema, seed, usdr, experiment="base", base="", source="drums", **settings):
+    """A row of `records.load_runs`, validation uSDR by epoch."""
+    history = [{"epoch": epoch, "validation_usdr": value} for epoch, value in enumerate(usdr)]
+    row = {"run": f"{schema}-{seed}", "experiment": experiment, "base_source": base, "source": source}
+    return {**row, "schema": schema, "seed": seed, "history": history, **settings}
+
+
+def test_learning_curves_have_the_mean_over_seeds_and_their_range():
+    runs = pd.DataFrame([
+        run("generic", 0, [1.0, 2.0, 3.0]), run("generic", 1, [3.0, 3.0, 7.0, 9.0]), run("v7", 0, [0.0, 1.0]),
+        run("v7", 0, [5.0, 6.0], experiment="transfer", base="drums", source="bass+other"),
+    ])  # fmt: skip
+    figure = drawn(plots.learning_curves(runs))
+    base, transfer = figure.axes
+    assert [ax.get_title() for ax in (base, transfer)] == ["drums", "drums\n→ bass+other"]
+    lines = {line.get_label(): line for line in base.lines}
+    assert lines["generic"].get_ydata().tolist() == [2, 2.5, 5]  # as far as both went
+    assert lines["v7"].get_ydata().tolist() == [0, 1]
+    assert hue(lines["generic"].get_color()) == "blue" and hue(lines["v7"].get_color()) == "red"
+    (band,) = (band for band in base.collections if hue(band.get_facecolor()[0][:3]) == "blue")
+    corners = band.get_paths()[0].vertices
+    assert {tuple(corner) for corner in corners} >= {(0, 1), (1, 2), (2, 3), (0, 3), (1, 3), (2, 7)}
+    assert [line.get_ydata().tolist() for line in transfer.lines] == [[5, 6]]
+    assert "mean over seeds (1–2)" in texts(figure)
+    with pytest.raises(ValueError, match="one size and portion"):
+        plots.learning_curves(pd.concat([runs, runs[:1]]))
+
+
+def test_scores_against_portion():
+    table = pd.concat(
+        [cell("base", "", "drums", schema, [portion, 3 * portion], seed=seed).assign(portion=portion, seed=seed)
+         for schema in ("v7", "generic") for portion in (0.25, 1.0) for seed in (0, 1)]
+        + [cell("base", "", "bass", "v7", [5.0, np.nan]).assign(portion=1.0)]
+    )  # fmt: skip
+    table["run"] += table["portion"].astype(str)
+    figure = drawn(plots.usdr_against(table, "portion", "share of songs"))
+    drums, bass = figure.axes
+    assert [ax.get_title() for ax in figure.axes] == ["drums", "bass"]
+    for container, colour in zip(drums.containers, ("red", "blue"), strict=True):
+        line, _, (bars,) = container.lines
+        assert hue(line.get_color()) == colour
+        np.testing.assert_allclose(line.get_xydata(), [[0.25, 0.5], [1, 2]])
+        assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [[0.25, 0.75], [1, 3]]
+    assert bass.containers[0].lines[0].get_ydata().tolist() == [5]
+    assert [label.get_text() for label in drums.get_xticklabels()] == ["0.25", "1"]
+    assert "share of songs" in texts(figure)
+
+
+GENERIC, V7 = {"schema": "generic"}, {"schema": "v7"}
+
+
+def test_paired_tracks_and_their_mean_difference(scores):
+    scores = scores.fillna({"base_source": ""})
+    figure = drawn(plots.paired(scores, GENERIC, V7))
+    upper, lower = figure.axes
+    lines = [line.get_xydata() for line in upper.lines if len(line.get_xdata()) == 2]
+    assert [line[:, 1].tolist() for line in lines[:3]] == [[1, 2], [2, 4], [6, 6.5]]
+    assert all(line[0, 0] < line[1, 0] for line in lines)
+    points = {line.get_label(): line for line in upper.lines if len(line.get_xdata()) == 3}
+    assert hue(points["v7"].get_color()) == "red" and hue(points["generic"].get_color()) == "blue"
+    table = paired_differences(scores, GENERIC, V7).set_index("experiment").loc[["base", "multitask"]]
+    for container, (_, row) in zip(lower.containers, table.iterrows(), strict=True):
+        line, _, (bars,) = container.lines
+        assert line.get_ydata()[0] == pytest.approx(row["difference"])
+        assert bars.get_segments()[0][:, 1] == pytest.approx([row["low"], row["high"]])
+    assert [label.get_text().replace("\n", " ") for label in lower.get_xticklabels()] == ["drums", "multi-task: drums"]
+    assert texts(figure).count("no support") == 2 and "+1.17" in texts(figure)
+
+
+def test_paired_kinds_need_not_be_schemas():
+    transfer, scratch = ("transfer", "drums", "bass", "v7"), ("scratch", "", "bass", "v7")
+    table = pd.concat([cell(*transfer, [1.0, 2.0]), cell(*scratch, [3.0, 2.5])])
+    figure = drawn(plots.paired(table, {"experiment": "transfer", "base_source": "drums"},
+                                {"experiment": "scratch", "base_source": ""}))  # fmt: skip
+    upper, lower = figure.axes
+    assert lower.get_xticklabels()[0].get_text() == "bass\nv7"
+    points = [line for line in upper.lines if line.get_marker() != "None"]
+    styles = {line.get_label(): (line.get_color(), line.get_marker()) for line in points}
+    assert set(styles) == {"transfer drums", "scratch"} and len(set(zip(*styles.values(), strict=True))) == 2
+    assert "−1.25" in texts(figure)
+
+
+def test_usdr_per_band_draws_means_within_bands():
+    rows = [("a", schema, "bass", track, high, value + 2 * (track == "y"))
+            for schema, shift in (("v7", 0), ("generic", 5)) for track in "xy"
+            for high, value in ((10.0, 99.0), (100.0, 1 + shift), (1000.0, 3 + shift), (8000.0, np.nan))]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["run", "schema", "source", "track", "high", "value"])
+    figure = drawn(plots.usdr_per_band(pd.concat([table, table.assign(source="drums")])))
+    drums, bass = figure.axes[:2]
+    assert [ax.get_title() for ax in (drums, bass)] == ["drums", "bass"]
+    for container, mean, colour in zip(bass.containers, ([2, 4], [7, 9]), ("red", "blue"), strict=True):
+        line, _, (bars,) = container.lines
+        assert hue(line.get_color()) == colour
+        assert line.get_ydata()[:2].tolist() == mean and np.isnan(line.get_ydata()[2])
+        assert [segment[:, 1].tolist() for segment in bars.get_segments()[:2]] == [[m - 1, m + 1] for m in mean]
+        assert 20 < line.get_xdata()[0] < 100 < line.get_xdata()[1] < 1000
+    assert bass.get_xlim() == (20, 8000)
+
+
+def test_worst_seconds():
+    assert plots.worst_seconds([1.0, np.nan, 3.0, -np.inf, 2.0, 3.0], 3) == [2, 5, 4]
+    assert plots.worst_seconds([np.nan, -np.inf], 3) == []
+    assert plots.clock(67) == "1:07"
+
+
+def test_error_over_time_marks_the_worst_seconds():
+    errors = {"v7": np.array([-10.0, np.nan, 2.0, -np.inf, 1.0, -90.0]), "silent": np.full(6, np.nan)}
+    first, second = drawn(plots.error_over_time(errors, 2)).axes
+    tops = [bar.get_y() + bar.get_height() for bar in first.patches]
+    bottom = first.get_ylim()[0]
+    assert bottom == -28 and tops == pytest.approx([-10, bottom, 2, bottom, 1, bottom])
+    assert len({bar.get_facecolor() for bar in first.patches}) == 2
+    assert first.patches[2].get_facecolor() == first.patches[4].get_facecolor() != first.patches[0].get_facecolor()
+    assert first.lines[0].get_xydata().tolist() == [[2.5, 4.5], [4.5, 3.5]]
+    assert first.get_title("left") == "v7: worst at 0:02, 0:04" and second.get_title("left") == "silent: worst at none"
+    drawn(plots.error_over_time({"nothing": np.array([np.nan])}))
+
+
+def test_separation_stands_side_by_side():
+    tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)[None]
+    mask = np.full((N_FFT // 2 + 1, RATE * 4 // N_FFT + 1), 0.25)
+    figure = drawn(plots.separation({"mixture": tone, "estimate": tone / 10, "target": 0 * tone}, mask, RATE, N_FFT))
+    panels = figure.axes[:4]
+    assert [ax.get_title() for ax in panels] == ["mixture", "mask magnitude", "estimate", "target"]
+    meshes = [ax.collections[0] for ax in panels]
+    assert set(meshes[1].get_array().ravel()) == {0.25} and meshes[1].get_clim() == (0, 1)
+    peaks = [float(mesh.get_array().max()) for mesh in meshes]
+    assert -6 < peaks[0] <= 0 and peaks[0] - peaks[2] == pytest.approx(20, abs=0.01)
+    assert peaks[3] <= -80 and {mesh.get_clim() for mesh in (meshes[0], *meshes[2:])} == {(-80, 0)}
+    assert len({ax.get_xlim() for ax in panels}) == len({ax.get_ylim() for ax in panels}) == 1
 
 
 def test_spectrograms_show_a_tone_at_its_frequency_and_level():

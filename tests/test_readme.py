@@ -1,20 +1,26 @@
-"""The README says what the repository holds."""
+"""The README, its tables and the figures say what the repository holds."""
 
+import itertools
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
-from bsrnn import records
+from bsrnn import plots, records
 from bsrnn.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"<!-- (\w+) (\w+) -->\n(.*?)<!-- /\1 \2 -->", README, re.DOTALL)
-MADE = {"results": "{}/summary.csv", "differences": "{}/generic_minus_v7.csv", "speed": "benchmark/{}.csv"}
-PROFILES = sorted({name for kind, name, _ in BLOCKS if kind == "results"})
+BLOCK = re.compile(r"(<!-- (\w+) (\w+) -->\n)(.*?)(<!-- /\2 \3 -->)", re.DOTALL)
+PROFILES = sorted({name for _, kind, name, *_ in BLOCK.findall(README) if kind == "results"})
+FIGURE_NOTEBOOKS = re.findall(r"notebooks/(\w+)\.ipynb runs/\1", (ROOT / "Makefile").read_text())
+TABLES = ("summary.csv", "generic_minus_v7.csv")
+CURVES = {"base": "02", "scratch": "02", "transfer": "03", "multitask": "04"}  # the notebooks that train
 
 
 @pytest.fixture(autouse=True)
@@ -22,25 +28,82 @@ def at_the_repository(monkeypatch):
     monkeypatch.setenv("BSRNN_ROOT", str(ROOT))
 
 
-def test_there_are_tables():
-    assert {kind for kind, _, _ in BLOCKS} == set(MADE)
+@pytest.fixture(scope="module")
+def remade(tmp_path_factory):
+    """A folder in which `make figures` was run, its kernels and pictures' pixels excepted, on committed results whose
+    tables, and those of the README, were emptied first; the figures of trainings are drawn from their records."""
+    root = tmp_path_factory.mktemp("remade")
+    shutil.copytree(ROOT / "profiles", root / "profiles")
+    shutil.copytree(ROOT / "results", root / "results", ignore=shutil.ignore_patterns("checkpoints"))
+    (root / "README.md").write_text(BLOCK.sub(r"\1\5", README))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BSRNN_ROOT", str(root))
+        for profile, table in itertools.product(PROFILES, TABLES):
+            (records.results(profile) / table).unlink()
+        for profile, name in itertools.product(PROFILES, FIGURE_NOTEBOOKS):
+            values = {}
+            for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells:
+                if cell.cell_type == "code":
+                    exec(cell.source, values)
+                    values["profile"] = profile
+        for profile in PROFILES:
+            for file in (records.results(profile) / "runs").glob("*.json"):
+                record = json.loads(file.read_text())
+                figure = plots.learning_curve(pd.DataFrame(record["history"]))
+                records.save_figure(figure, profile, f"{CURVES[record['experiment']]}_learning_curve_{file.stem}")
+    return root
 
 
-@pytest.mark.parametrize(("kind", "name", "text"), BLOCKS, ids=lambda value: value[:12])
-def test_tables_equal_results(kind, name, text):
-    table = pd.read_csv(ROOT / "results" / MADE[kind].format(name), keep_default_na=False)
-    assert text == records.markdown(table.drop(columns="hardware", errors="ignore"))
+def contents(folder, pattern):
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.glob(pattern)}
+
+
+def drawing(svg):
+    """What an SVG shows: numbers to a hundredth of a point, without names that hash the last digits of a layout."""
+    named = re.sub(r"\b[pm][0-9a-f]{10}\b", "name", svg)
+    return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}", named)
+
+
+def test_tables_of_the_readme_are_those_of_the_results(remade):
+    assert {kind for _, kind, *_ in BLOCK.findall(README)} == {"results", "differences", "speed"}
+    assert all(table for *_, table, _ in BLOCK.findall(README))
+    assert (remade / "README.md").read_text() == README
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_summaries_equal_scores(profile):
-    from bsrnn import statistics
+def test_tables_are_those_of_the_scores(remade, profile):
+    pattern = f"results/{profile}/*.csv"
+    assert contents(remade, pattern) == contents(ROOT, pattern)
 
-    scores = records.load_scores(profile).query("split == 'test'")
-    differences = statistics.paired_differences(scores, {"schema": "generic"}, {"schema": "v7"})
-    for name, made in (("summary.csv", statistics.gains(scores)), ("generic_minus_v7.csv", differences)):
-        written = pd.read_csv(records.results(profile) / name, keep_default_na=False)
-        pd.testing.assert_frame_equal(written, made, atol=1e-3, check_dtype=False)
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_figures_are_those_of_the_results(remade, profile):
+    pattern = f"figures/{profile}/*.svg"
+    made, committed = contents(remade, pattern), contents(ROOT, pattern)
+    assert len(made) > 10
+    # the pictures of notebook 06 are of sound, and no table holds it
+    others = {name: text for name, text in committed.items() if not Path(name).name.startswith("06_")}
+    assert made.keys() == others.keys()
+    assert [name for name in made if drawing(made[name]) != drawing(others[name])] == []
+    for name, text in committed.items():
+        assert (ROOT / name).with_suffix(".png").is_file()
+        assert not re.search(r"/(home|root|tmp|Users|work)/|<dc:date>", text)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_number_names_its_runs(profile):
+    summary = pd.read_csv(records.results(profile) / "summary.csv", keep_default_na=False)
+    assert len(summary)
+    for row in summary.itertuples():
+        prefix, _, ends = row.run.partition("{")
+        runs = [prefix + end for end in ends.removesuffix("}").split(",")]
+        assert len(runs) == row.runs
+        for run in runs:
+            record = json.loads((records.results(profile) / "runs" / f"{run}.json").read_text())
+            assert (record["run"], record["experiment"], record["model"]["schema"]) == (run, row.experiment, row.schema)
+            assert row.source in record["model"]["sources"]
+        if len(runs) == 1:
+            assert record["scores"][f"{row.split} uSDR {row.source}"] == pytest.approx(row.uSDR, abs=1e-3)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -67,5 +130,5 @@ def test_commands_exist():
     for line in lines:
         build_parser().parse_args(shlex.split(line))
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
+    for target in re.findall(r"^make ([\w-]+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +11,9 @@ from bsrnn.statistics import (
     difference_interval,
     gains,
     holm,
+    joined,
     paired_differences,
+    pairs,
     rank_biserial,
     summary,
 )
@@ -30,10 +35,23 @@ def test_summary_is_the_mean_over_tracks_then_over_runs():
     (row,) = summary(scores).to_dict("records")
     assert row["uSDR"] == pytest.approx(((1 + 3 + 4) / 3 + (5 + 8) / 2) / 2)
     assert row["cSDR"] == pytest.approx(row["uSDR"] + 1)
-    assert (row["runs"], row["tracks"]) == (2, 3)
+    assert (row["runs"], row["tracks"], row["run"]) == (2, 3, "{a,b}")
     assert [row[name] for name in ("split", "experiment", "base_source", "source", "schema")] == [
         "test", "base", "", "bass", "v7",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (["base-v7-drums-0"] * 2, "base-v7-drums-0"),
+    (["base-v7-drums-1", "base-v7-drums-0"], "base-v7-drums-{0,1}"),
+    (["v7-9", "v7-10", "v7-11"], "v7-{10,11,9}"),
+    (["v7-10", "v7-11"], "v7-1{0,1}"),
+])  # fmt: skip
+def test_names_of_runs_are_joined_as_a_shell_takes_them_apart(names, expected):
+    assert joined(names) == expected
+    if shutil.which("bash"):
+        echoed = subprocess.run(["bash", "-c", f"echo {expected}"], capture_output=True, text=True, check=True).stdout
+        assert sorted(echoed.split()) == sorted(set(names))
 
 
 @pytest.mark.parametrize("column", ["split", "experiment", "base_source", "source", "schema"])
@@ -56,8 +74,12 @@ def test_gain_is_over_the_better_trivial_estimate():
         table([("silence", "x", 0.0), ("silence", "y", 0.0)], **trivial),
         table([("mixture", "x", 1.5), ("silence", "x", 0.0)], source="drums", **trivial),
         table([("mixture", "x", 100.0)], split="validation", **trivial),
+        table([("IRM", "x", 8.0), ("IRM", "y", 10.0)], **trivial),
     ])  # fmt: skip
+    assert gains(scores[scores["run"] != "IRM"]).columns[-5:].tolist() == ["runs", "tracks", "trivial", "gain", "run"]
     found = gains(scores).set_index("source")
+    assert found["IRM"].loc["bass"] == 9 and np.isnan(found["IRM"].loc["drums"])
+    assert found["run"].to_dict() == {"bass": "a", "drums": "b"}
     assert set(found["experiment"]) == {"base"}
     assert found["uSDR"].to_dict() == {"bass": 3, "drums": 6}
     assert found["trivial"].to_dict() == {"bass": 0, "drums": 1.5}
@@ -73,11 +95,12 @@ def test_paired_differences():
     ])  # fmt: skip
     (row,) = paired_differences(scores, GENERIC, V7).to_dict("records")
     assert row["difference"] == pytest.approx(((1 + 3) / 2 - 1.5 + (6 + 8) / 2 - 2.0) / 2)  # of tracks x and y
-    assert (row["low"], row["high"]) == (-0.5, 6)  # of two tracks and two runs, an end of the interval is any pair
+    # of two tracks and two runs, an end of the interval is any pair, runs stretched by the root of 2 / (2 - 1)
+    assert (row["low"], row["high"]) == pytest.approx((0.5 - 2**0.5, 5 + 2**0.5))
     assert (row["runs"], row["tracks"]) == (1, 2)
     (turned,) = paired_differences(scores, V7, GENERIC).to_dict("records")
     assert turned["difference"] == -row["difference"]
-    assert (turned["low"], turned["high"]) == (-6, 0.5)
+    assert (turned["low"], turned["high"]) == pytest.approx((-row["high"], -row["low"]))
 
 
 def test_paired_differences_are_of_usdr_and_per_cell():
@@ -107,7 +130,35 @@ def test_kinds_may_differ_in_several_columns():
     assert row["source"] == "bass" and row["schema"] == "v7"
 
 
-def cells(differences, runs=1, source="bass"):
+def test_pairs_are_of_the_tracks_that_all_runs_have():
+    scores = pd.concat([table([("g0", "x", 1.0), ("g0", "y", 2.0), ("g1", "x", 3.0)], schema="generic"),
+                        table([("v0", "x", 4.0), ("v0", "y", 5.0)])])  # fmt: skip
+    ((key, (ours, theirs)),) = pairs(scores, GENERIC, V7).items()
+    assert key == ("test", "base", "", "bass")
+    assert ours.to_dict() == {"x": {"g0": 1, "g1": 3}} and theirs.to_dict() == {"x": {"v0": 4}}
+
+
+@pytest.mark.parametrize(("one", "other", "expected"), [
+    ({"experiment": "transfer", "base_source": "drums"}, {"experiment": "scratch", "base_source": ""},
+     "transfer drums"),
+    ({"experiment": "multitask"}, {"experiment": "base"}, "multitask"),
+])  # fmt: skip
+def test_the_comparisons_of_the_study(one, other, expected):
+    draw = np.random.default_rng(0)
+    songs, lift = draw.normal(size=20), {"transfer": 1.0, "multitask": 2.0, "base": 0.0, "scratch": 0.0}
+    scores = pd.concat([
+        table([(f"{experiment}{schema}{seed}", str(i), value + gain + 0.1 * draw.normal())
+               for seed in range(3) for i, value in enumerate(songs)],
+              experiment=experiment, schema=schema, base_source="drums" if experiment == "transfer" else "")
+        for experiment, gain in lift.items() for schema in ("v7", "generic")])  # fmt: skip
+    found = paired_differences(scores, one, other)
+    assert found["schema"].tolist() == ["generic", "v7"] and set(found["better"]) == {expected}
+    assert set(found["runs"]) == {3}
+    expected_difference = lift[one["experiment"]] - lift[other["experiment"]]
+    np.testing.assert_allclose(found["difference"], expected_difference, atol=0.15)
+
+
+def cells(differences, runs=2, source="bass"):
     """Rows of two schemas that differ by so much on tracks 0, 1, ... in every run."""
     return pd.concat([table([(f"{schema}{run}", str(i), sign * value / 2) for i, value in enumerate(differences)
                              for run in range(runs)], schema=schema, source=source)
@@ -127,21 +178,28 @@ def test_a_difference_is_told_where_it_has_support_only():
     np.testing.assert_allclose(found["p"], holm(np.array(p)))
 
 
+def test_of_a_single_run_no_difference_is_told():
+    clear = 1 + 0.1 * np.random.default_rng(0).normal(size=20)
+    (row,) = paired_differences(cells(clear, runs=1), GENERIC, V7).to_dict("records")
+    assert row["low"] > 0 and row["p"] < 0.01 and row["better"] == "no support"
+
+
 def test_nothing_differs():
     (row,) = paired_differences(cells(np.zeros(5)), GENERIC, V7).to_dict("records")
     assert (row["difference"], row["low"], row["high"], row["effect"], row["p"]) == (0, 0, 0, 0, 1)
     assert row["better"] == "no support"
 
 
-def test_intervals_hold_the_mean_as_often_as_they_say():
+@pytest.mark.parametrize(("runs", "least"), [(3, 0.8), (10, 0.88)])
+def test_intervals_hold_the_mean_as_often_as_they_say(runs, least):
     draw, held = np.random.default_rng(1), 0
     for _ in range(200):
-        seeds = 0.5 * draw.normal(size=(2, 10, 1))  # of ten runs a side, each with luck of its own
+        seeds = 0.5 * draw.normal(size=(2, runs, 1))  # each run with luck of its own
         songs = draw.normal(size=(1, 1, 30))
-        one, other = songs + seeds + 0.3 * draw.normal(size=(2, 10, 30))
+        one, other = songs + seeds + 0.3 * draw.normal(size=(2, runs, 30))
         low, high = difference_interval(one + 1, other)
         held += low <= 1 <= high
-    assert 0.88 <= held / 200 <= 0.99
+    assert least <= held / 200 <= 0.99
 
 
 def test_an_interval_of_one_mean_is_that_of_a_difference_to_nothing():
@@ -151,6 +209,15 @@ def test_an_interval_of_one_mean_is_that_of_a_difference_to_nothing():
     assert (low, high) == bootstrap_interval(values)
     assert bootstrap_interval([4.0]) == (4, 4)
     assert np.isnan(bootstrap_interval([np.nan])).all()
+
+
+def test_an_interval_of_several_runs_is_wider():
+    values = np.random.default_rng(3).normal(3, 1, 12)
+    apart = np.stack([values - 2, values + 2])
+    assert np.diff(bootstrap_interval(apart)) > 2 * np.diff(bootstrap_interval(values))
+    assert bootstrap_interval([[1.0, np.nan], [2.0, np.nan]]) == bootstrap_interval([[1.0], [2.0]])
+    (low, high), (without, _) = bootstrap_interval([[1.0, 4.0], [1.0, np.nan]]), bootstrap_interval([[1.0, 4.0]])
+    assert (low, high) == (1, 4) and without == 1  # a run without a score of a track takes the others'
 
 
 def test_holm():
