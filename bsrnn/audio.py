@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ BLOCK = 2**16  # samples that are decoded at once
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
-ENDLESS = 0x7FFFF000  # bytes: programs that write wav files to a pipe put this or more for "unknown"
+UNKNOWN, NEAR = 2**31, 2**12  # bytes: writing to a pipe, programs promise about a multiple of this (sox 4096 less)
 WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, which most programs read as well
 
 # by name: suffix, and what soundfile calls it
@@ -57,21 +58,24 @@ class Recording:
             ValueError: it is not readable audio, or known to be cut off.
         """
         path = Path(path)
-        if path.is_dir():
-            raise ValueError(f"{path}: is a folder, without audio files")
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+        if os.path.isdir(path):
+            raise ValueError(f"{path}: is a folder, without audio files that can be read")
         try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise FileNotFoundError
             with path.open("rb") as file:
                 if not file.read(1):
                     raise ValueError(f"{path}: is empty")
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(f"{path}: no such file") from None
         except OSError as error:
             raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
         try:
             with soundfile.SoundFile(path) as file:
                 if match := _SIZES.search(file.extra_info):
                     promised, there = map(int, match.groups())
-                    if there < promised < ENDLESS:
+                    piped = promised > NEAR and (promised + NEAR) % UNKNOWN <= 2 * NEAR
+                    if there < promised and not piped:
                         raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
                 unknown = (file.format == "MP3" and not _counts_frames(path)) or file.frames > 2**48
                 if unknown and shutil.which("ffmpeg") and shutil.which("ffprobe"):
@@ -241,8 +245,15 @@ class Encoder:
     def close(self) -> None:
         """Finish the file; raises OSError if it is not complete."""
         self._file.close()
-        # what an encoder holds back until the end is lost without a word on a full disk
-        if self.length and soundfile.info(self.path).frames < self.length:
+        if not self.length:
+            return
+        try:  # what an encoder holds back until the end is lost without a word on a full disk, and may be all there is
+            with soundfile.SoundFile(self.path) as file:
+                file.seek(self.length - 1)
+                whole = len(file.read(1)) == 1
+        except soundfile.LibsndfileError:
+            whole = False
+        if not whole:
             raise self._error()
 
     def _error(self):

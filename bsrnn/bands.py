@@ -97,7 +97,7 @@ PAPER_SCHEMAS = {
 }
 PAPER_SCHEMAS["vocals"] = PAPER_SCHEMAS["other"] = PAPER_SCHEMAS["v7"]
 
-_GENERIC_NAME = re.compile(r"generic(?:-(\d+)-(\d+))?")
+_GENERIC_NAME = re.compile(r"generic(?:-(\d{1,4})-(\d{1,4}))?")  # longer numbers would take long to find too large
 
 
 def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:

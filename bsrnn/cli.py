@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 EXIT_USER_ERROR = 2
@@ -12,6 +13,7 @@ EXIT_USER_ERROR = 2
 DATA_HELP = "folder of songs with their stems, with train/ and test/ or without, see README; or demo: generated songs"
 FORMATS = ("wav", "wav24", "wav16", "flac", "ogg", "mp3")  # those of audio.py, which imports torch
 BF16_HELP = "compute matrix products in bfloat16, on devices that have it"
+HOP_HELP = "seconds from one chunk to the next, less is better and slower; none means half a chunk"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,7 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--portion", type=float, default=1.0, help="share of the training songs to use, 0 to 1")
     add("--clip_grad_norm", type=float, default=5.0, help="largest norm of the gradient")
     add("--max_epochs", type=int, default=100, help="passes over the training songs")
-    add("--lr", type=float, default=1e-3, help="learning rate of Adam, multiplied by 0.98 every two epochs")
+    add("--lr", type=float, default=1e-3, help="learning rate of Adam")
+    add("--lr_decay", type=float, default=0.98, help="factor on the learning rate every two epochs")
+    add("--patience", type=int, default=10, help="epochs without a better validation before training stops")
     add("--accumulate", type=int, default=1, help="batches per step")
     add("--ema", type=float, default=0.0, help="decay per step of a moving average of the weights, to keep instead of "
         "them, such as 0.999; 0: none")  # fmt: skip
@@ -59,10 +63,16 @@ def build_parser() -> argparse.ArgumentParser:
         "one place of one song")  # fmt: skip
     add("--salient", choices=("Y", "N"), default="Y", help="random mixes take passages in which the source sounds (Y) "
         "or any (N)")  # fmt: skip
+    add("--segment", type=float, default=6.0, help="seconds of such a passage; a sample is cut out of it")
     add("--gain_db", type=float, default=10.0, help="sources are mixed with gains within plus and minus this")
     add("--drop", type=float, default=0.1, help="probability that a source is left out of a sample")
+    add("--peak_division", choices=("Y", "N"), default="Y", help="divide a sample by the largest of the peaks of mix "
+        "and sources (Y) or leave it (N)")  # fmt: skip
+    add("--pitch", type=float, default=0.0, help="sources are played faster or slower by up to this many semitones")
+    add("--validation_seconds", type=float, default=0.0, help="of each validation song, from its middle; 0: all of it")
     add("--bf16", action="store_true", help=BF16_HELP)
-    add("--data_loader_workers", type=int, default=0, help="processes that read data beside the training")
+    add("--data_loader_workers", type=int, default=0, dest="workers", help="processes that read data beside the "
+        "training")  # fmt: skip
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
     add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
@@ -80,21 +90,29 @@ def build_parser() -> argparse.ArgumentParser:
     add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
     add("--loudness", choices=("rescale", "clamp"), default="rescale", help="where stems exceed what a format other "
         "than wav can hold: bring all of a song down by one gain, or cut off what exceeds")  # fmt: skip
-    add("--hop", type=float, help="seconds from one chunk to the next, less is better and slower; none means "
-        "half a chunk")  # fmt: skip
+    add("--hop", type=float, help=HOP_HELP)
     add("--skip-existing", action="store_true", help="leave out songs whose stems are all there, of whatever bit depth")
     add("--fp32", action="store_true", help="compute in float32 also where bfloat16 is faster")
 
-    add = command("evaluate", evaluate, "score models on the songs of a split")
-    add("--checkpoint_fp", type=Path, action="append", default=[], help="model folder; repeat for several; "
-        "none scores the mixture and silence as estimates")  # fmt: skip
+    add = command("evaluate", evaluate, "score models, baselines and others on the songs of a split")
+    add("--checkpoint_fp", type=Path, action="append", default=[], help="model folder, or last.ckpt of a training; "
+        "repeat for several")  # fmt: skip
+    add("--estimates", type=Path, action="append", default=[], help="folder of what another program separated, as "
+        "TRACK/SOURCE.wav (or flac, ogg, mp3); repeat for several")  # fmt: skip
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
     add("--split", choices=("train", "validation", "test"), default="test", help="which songs")
-    add("--out", type=Path, required=True, help="CSV file that gets one row per song, source and metric")
+    add("--out", type=Path, required=True, help="CSV file that gets one row per run, song, source and metric; the same "
+        "command again goes on where it stopped")  # fmt: skip
+    add("--bsseval", action="store_true", help="also ISR, SIR and SAR, by museval: minutes per song and run")
+    add("--museval", type=Path, help="folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation")
+    add("--save-audio", type=Path, help="folder that gets the models' estimates as RUN/TRACK/SOURCE.wav")
+    add("--hop", type=float, help=HOP_HELP)
     add("--bf16", action="store_true", help=BF16_HELP)
+    add("--sample_rate", type=int, help="of the oracles, in Hz; none means that of the models, or 44100")
+    add("--n_fft", type=int, help="of the oracles, in samples; none means that of the models, or 2048")
 
     add = command("info", info, "show a model's bands, parameters and cost")
-    add("model", nargs="?", help="a model's name or folder; none lists the names")
+    add("model", nargs="?", help="a model's name, folder or checkpoint file; none lists the names")
 
     add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
     add("out", type=Path, help="folder to make")
@@ -111,8 +129,9 @@ def main(arguments: list[str] | None = None) -> int:
         args.seed = random.randrange(2**31)
         print(f"seed {args.seed}")
     try:
-        args.run(args)
-    except (ValueError, OSError, FloatingPointError) as error:
+        with _told_out_of_memory():
+            args.run(args)
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"bsrnn {args.command}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
@@ -121,11 +140,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _told_out_of_memory(what: str = ""):
+    """Say in one line where memory does not suffice, and for what."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        from bsrnn.devices import short_of_memory
+
+        if (device := short_of_memory(error)) is None:
+            raise
+        raise MemoryError(f"{what}out of memory on {device}: end other programs that use it, choose another --device, "
+                          "or, to train, a smaller --batch_size or model") from None  # fmt: skip
+
+
 # Commands import what they need: --help should not wait for torch.
 
 
 def train(args: argparse.Namespace) -> None:
-    from dataclasses import replace
+    from dataclasses import fields, replace
 
     from bsrnn import records, train
     from bsrnn.configs import CONFIGS, named_config
@@ -148,17 +181,16 @@ def train(args: argparse.Namespace) -> None:
         config = named_config(args.config)
         model = BSRNN(replace(config, sources=sources) if args.part else config)
     else:
-        sizes = {"feature_dim": args.feature_dim, "hidden_dim": args.hidden_dim or 2 * args.feature_dim,
+        hidden_dim = 2 * args.feature_dim if args.hidden_dim is None else args.hidden_dim
+        sizes = {"feature_dim": args.feature_dim, "hidden_dim": hidden_dim,
                  "num_blstm_layers": args.num_blstm_layers, "mlp_dim": args.mlp_dim}  # fmt: skip
         if args.reduce_size:
             sizes = {name: getattr(CONFIGS["small"], name) for name in sizes}
         schema = args.schema or ("generic" if args.generic_bands == "Y" else "v7")
         model = BSRNN(Config(sources, schema, args.sample_rate, args.n_fft, args.chunk_size_in_seconds, **sizes))
-    config = train.TrainingConfig(
-        batch_size=args.batch_size, accumulate=args.accumulate, max_epochs=args.max_epochs, epoch_size=args.epoch_size,
-        lr=args.lr, clip_grad_norm=args.clip_grad_norm, ema=args.ema, mixing=args.mixing, salient=args.salient == "Y",
-        gain_db=args.gain_db, drop=args.drop, portion=args.portion, bf16=args.bf16, workers=args.data_loader_workers,
-    )  # fmt: skip
+    settings = {field.name: getattr(args, field.name) for field in fields(train.TrainingConfig)}
+    config = train.TrainingConfig(**{name: {"Y": True, "N": False}.get(value, value)
+                                     for name, value in settings.items()})  # fmt: skip
     train.fit(model, dataset, config, folder, seed=args.seed, device=args.device)
     print(f"model: {folder / 'model'}")
 
@@ -176,8 +208,6 @@ def infer(args: argparse.Namespace) -> None:
         for target in separator.targets(folder, args.format, args.residual).values():
             if target.resolve() in inputs:
                 raise ValueError(f"{song}: its stem {target} would take the place of a song: choose another --out")
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # leave nothing half written
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     failures = []
     for song, folder in songs.items():
         targets = separator.targets(folder, args.format, args.residual)
@@ -185,9 +215,10 @@ def infer(args: argparse.Namespace) -> None:
             print(f"{folder}: is there already")
             continue
         try:
-            written = separator.separate_file(song, folder, form=args.format, residual=args.residual,
-                                              loudness=args.loudness, progress=True)  # fmt: skip
-        except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            with _cleaning_up(), _told_out_of_memory(f"{song}: "):
+                written = separator.separate_file(song, folder, form=args.format, residual=args.residual,
+                                                  loudness=args.loudness, progress=True)  # fmt: skip
+        except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
             # of this song; the others may be better
             failures.append(str(error))
             continue
@@ -202,24 +233,31 @@ def infer(args: argparse.Namespace) -> None:
         raise ValueError("\n".join(failures))
 
 
+@contextmanager
+def _cleaning_up():
+    """Let a signal to end raise, so that nothing half written stays; by default it would end Python at once."""
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def evaluate(args: argparse.Namespace) -> None:
-    import pandas as pd
+    from bsrnn import data, evaluate, statistics
+    from bsrnn.devices import keep_memory
 
-    from bsrnn import data, evaluate, records, statistics
-    from bsrnn.devices import autocast, keep_memory, torch_device
-    from bsrnn.model import BSRNN
-
-    if args.out.is_dir():
-        raise IsADirectoryError(f"{args.out} is a folder, not a file")
     keep_memory()
-    device = torch_device(args.device)
-    models = {str(path): BSRNN.from_pretrained(path).to(device) for path in args.checkpoint_fp}
-    tracks = data.find_tracks(data.find_data(args.musdbhq_location), args.split)
-    with autocast(device, args.bf16):
-        tables = [evaluate.evaluate(model, tracks, split=args.split, run=name, experiment=name)
-                  for name, model in models.items()]  # fmt: skip
-    table = pd.concat(tables) if tables else evaluate.baselines(tracks, args.split)
-    records.save_table(args.out, table)
+    folder = data.find_data(args.musdbhq_location)
+    tracks = data.find_tracks(folder, args.split)
+    runs = evaluate.find_runs(args.checkpoint_fp, args.estimates, tracks, sample_rate=args.sample_rate,
+                              n_fft=args.n_fft, hop=args.hop, device=args.device, bf16=args.bf16)  # fmt: skip
+    with _cleaning_up():
+        table = evaluate.score(runs, tracks, split=args.split, data=data.fingerprint(folder), out=args.out,
+                               with_bsseval=args.bsseval, museval_folder=args.museval,
+                               audio_folder=args.save_audio)  # fmt: skip
     print(statistics.summary(table).to_string(index=False, float_format="%.2f"))
 
 
@@ -230,8 +268,8 @@ def info(args: argparse.Namespace) -> None:
     if args.model is None:
         print("\n".join(configs.CONFIGS))
     else:
-        folder = Path(args.model).is_dir()
-        print(configs.describe(Config.load(args.model) if folder else configs.named_config(args.model)))
+        there = os.path.exists(args.model)
+        print(configs.describe(Config.load(args.model) if there else configs.named_config(args.model)))
 
 
 def demo_data(args: argparse.Namespace) -> None:

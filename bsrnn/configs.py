@@ -8,6 +8,7 @@ All are mono: the paper separates the channels of a stereo song one by one with 
 """
 
 import math
+import textwrap
 from dataclasses import dataclass, replace
 
 from bsrnn.model import Config
@@ -74,13 +75,15 @@ def costs(config: Config) -> list[Cost]:
 
 def describe(config: Config) -> str:
     """A model in words and a table: sources, bands, what a frame of its output depends on, cost per module."""
-    rows = costs(config)
+    rows, bins = costs(config), config.bins()
+    starts = " ".join(f"{start * config.sample_rate / config.n_fft:.0f}" for start, _ in bins)
     frames = num_frames(round(config.chunk * config.sample_rate), config.n_fft)
     total = Cost("total", sum(row.parameters for row in rows), math.fsum(row.macs for row in rows))
     table = "\n".join(f"{row.module:<16}{row.parameters:>12,}{row.macs / 1e9:>12.3f}" for row in [*rows, total])
     return (
         f"sources         {', '.join(config.sources)}\n"
-        f"bands           {len(config.bins())} ({config.schema}, {config.bin_convention})\n"
+        f"bands           {len(bins)} ({config.schema}, {config.bin_convention}), with their first bins at these Hz:\n"
+        f"{textwrap.fill(starts, 100, initial_indent=' ' * 16, subsequent_indent=' ' * 16)}\n"
         f"STFT            {config.n_fft} / {config.n_fft // 4} samples at {config.sample_rate} Hz\n"
         f"chunk           {config.chunk:g} s, {frames} frames: each output frame sees them all\n"
         f"channels        separated one by one, with the same weights\n\n"

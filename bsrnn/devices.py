@@ -3,8 +3,9 @@
 import atexit
 import ctypes
 import platform
+import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from multiprocessing.pool import ThreadPool
 
 import torch
@@ -23,12 +24,22 @@ def torch_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
+    except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda"):
+    # counted, not tried: under torchrun every process would take memory of the first GPU
+    there = {"cpu": 1, "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
+    if device is None or not 0 <= (device.index or 0) < there.get(device.type, 0):  # cuda:159 comes as -97
         raise ValueError(f"device {name!r} is not available here: choose auto or cpu")
     return device
+
+
+def short_of_memory(error: MemoryError | RuntimeError) -> str | None:
+    """Where an error says that memory does not suffice: cpu or cuda; None: it says something else. Torch has no type of
+    its own for all such errors."""
+    kinds = r"out of memory|not enough memory|allocate memory|bad_alloc|ALLOC_FAILED"
+    if not isinstance(error, MemoryError) and not re.search(kinds, str(error)):
+        return None
+    return "cuda" if re.search("CUDA|CUDNN", str(error)) else "cpu"
 
 
 def keep_memory() -> None:
@@ -51,7 +62,7 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if platform.machine() in ("x86_64", "AMD64"):
         return torch.cpu._is_avx512_bf16_supported()  # older AVX512 computes it by way of float32, slowly
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
@@ -78,16 +89,18 @@ def by_item(function: Callable[[Tensor], Tensor], batch: Tensor, dim: int = 0) -
         batch: (B, ...), on the device that the function works on.
     """
     cores = torch.get_num_threads()
-    workers = min(cores, len(batch))
-    if batch.device.type != "cpu" or workers == 1:
+    if batch.device.type != "cpu" or min(cores, len(batch)) == 1:
         return function(batch)
     bf16 = torch.is_autocast_enabled("cpu")  # threads do not inherit it
+    share = max(1, cores // len(batch))
 
     def of_item(item):
+        if torch.get_num_threads() != share:
+            torch.set_num_threads(share)
         with torch.no_grad(), autocast(batch.device, bf16):
             return function(item)
 
-    results = _pool(workers, cores // workers).map_async(of_item, batch.split(1), 1)
+    results = _pool(cores).map_async(of_item, batch.split(1), 1)
     try:
         return torch.cat(results.get(), dim)
     finally:
@@ -95,10 +108,10 @@ def by_item(function: Callable[[Tensor], Tensor], batch: Tensor, dim: int = 0) -
         torch.set_num_threads(cores)  # the workers' setting is also that of threads to come
 
 
-@lru_cache(1)
-def _pool(workers: int, threads: int) -> ThreadPool:
-    """Workers with so many threads each. They are kept: every new thread would have the C library set memory apart. An
-    executor of concurrent.futures would not do: interrupted while it starts a thread, it keeps Python from ending."""
-    pool = ThreadPool(workers, torch.set_num_threads, (threads,))
+@cache
+def _pool(cores: int) -> ThreadPool:
+    """A worker per core. They are kept: every new thread would have the C library set memory apart. An executor of
+    concurrent.futures would not do: interrupted while it starts a thread, it keeps Python from ending."""
+    pool = ThreadPool(cores)
     atexit.register(pool.terminate)
     return pool

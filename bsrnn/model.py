@@ -29,6 +29,7 @@ from bsrnn.records import written_together
 from bsrnn.spectral import standardize
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MOST_LAYERS, LARGEST = 100, 2**18  # sizes of a model: beyond them a configuration is damaged, or a trap
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,15 @@ class Config:
             kinds = (float, int) if kind is float else (kind,)
             if kind in (str, int, float, bool) and type(value) not in kinds:
                 raise ValueError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
-        plain = all(re.fullmatch(r"[^/\\.\0]+", str(source)) for source in self.sources)  # they name files and modules
-        if not self.sources or len(set(self.sources)) < len(self.sources) or not plain:
+        plain = all(isinstance(source, str) and re.fullmatch(r"[^/\\.\0]+", source) for source in self.sources)
+        if not self.sources or not plain or len(set(self.sources)) < len(self.sources):  # they name files and modules
             raise ValueError(f"sources must be one or more different names without any of / \\ ., not {self.sources}")
         if self.n_fft < 4 or self.n_fft % 4:
             raise ValueError(f"n_fft must be a positive multiple of 4, not {self.n_fft}")
-        for name in ("sample_rate", "feature_dim", "hidden_dim", "num_blstm_layers", "mlp_dim", "mlp_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("sample_rate", "n_fft", "feature_dim", "hidden_dim", "num_blstm_layers", "mlp_dim", "mlp_layers"):
+            most = MOST_LAYERS if name.endswith("layers") else LARGEST
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be at least 1 and at most {most}, not {getattr(self, name)}")
         if not 1 <= self.chunk * self.sample_rate < 2**31:
             raise ValueError(f"chunk must be finite and longer than a sample, not {self.chunk:g} s")
         if not 0 < self.eps < 1:
@@ -75,16 +77,19 @@ class Config:
         return band_schema(self.schema).bins(self.sample_rate, self.n_fft, self.bin_convention)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> "Config":
-        """Read the configuration of the model in a folder, as `BSRNN.save_pretrained` wrote it.
+    def load(cls, path: str | os.PathLike) -> "Config":
+        """Read the configuration of a model, see `BSRNN.from_pretrained`.
 
         Raises:
-            FileNotFoundError: the folder has none.
+            FileNotFoundError: there is none.
             ValueError: it is damaged, or of another architecture.
         """
-        file = Path(folder, CONFIG)
+        path = _place(path)
+        if path.is_file():
+            return _load_checkpoint(path)[0]
+        file = path / CONFIG
         if not file.is_file():
-            raise FileNotFoundError(f"{folder} is not a model folder: it has no {CONFIG}")
+            raise FileNotFoundError(f"{path} is not a model folder: it has no {CONFIG}")
         try:
             return cls.of(json.loads(file.read_text()), file)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
@@ -149,7 +154,8 @@ def _inverse(order: list[int]) -> list[int]:
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
-    """A parameter drawn as in `nn.Linear`: uniform within 1 / sqrt(fan_in)."""
+    """A parameter drawn as in `nn.Linear`: uniform within 1 / sqrt(fan_in). Initialization is not in the paper; our
+    choice is torch's everywhere."""
     return nn.Parameter(torch.empty(shape).uniform_(-1, 1) / math.sqrt(fan_in))
 
 
@@ -227,7 +233,8 @@ class SequenceNorm(nn.Module):
 class ResidualRNN(nn.Module):
     """Norm -> BLSTM -> linear, plus the input (section III-B), along the first axis of (sequence, ..., N).
 
-    One layer, bidirectional, no dropout; the linear layer joins both directions.
+    The BLSTM has one layer (24 in all in section IV-A4); the linear layer joins its two directions. Dropout is not in
+    the paper, nor here.
     """
 
     def __init__(self, feature_dim: int, hidden_dim: int, eps: float):
@@ -274,8 +281,9 @@ class BandLinear(nn.Module):
 class MaskEstimation(nn.Module):
     """Features of each band -> norm -> MLP with tanh -> GLU -> complex mask of the band's bins (section III-C).
 
-    The norm is that of the RNNs, with a gain and bias per band. The GLU has no activation but its gate. Its layout is
-    our choice: per bin two values (real, imaginary), then their two gates.
+    The norm is that of the RNNs, with a gain and bias per band, as in the authors' code, which has a group norm with
+    one group everywhere. The GLU (section IV-A4) has no activation but its gate. Its layout is not in the paper; our
+    choice: per bin two values (real, imaginary), then their two gates.
 
     Args:
         bins: half-open bin range of each band.
@@ -317,6 +325,18 @@ class MaskEstimation(nn.Module):
         return nn.functional.glu(values, dim=2)  # in float32 also under autocast, by the bias
 
 
+class Heads(nn.ModuleDict):
+    """Source -> its `MaskEstimation`, whatever the source is called: torch refuses names such as keys or training."""
+
+    def add_module(self, name: str, module: nn.Module) -> None:
+        self._modules[name] = module
+
+    def train(self, mode: bool = True) -> "Heads":
+        for head in self.values():
+            head.train(mode)
+        return self
+
+
 class BSRNN(nn.Module):
     """Band-Split RNN with one mask estimation per source.
 
@@ -331,8 +351,8 @@ class BSRNN(nn.Module):
         size, eps = config.feature_dim, config.eps
         self.band_split = BandSplit(bins, size, eps)
         self.band_sequence = BandSequence(size, config.hidden_dim, config.num_blstm_layers, eps)
-        self.heads = nn.ModuleDict({source: MaskEstimation(bins, size, config.mlp_dim, config.mlp_layers, eps)
-                                    for source in config.sources})  # fmt: skip
+        self.heads = Heads({source: MaskEstimation(bins, size, config.mlp_dim, config.mlp_layers, eps)
+                            for source in config.sources})  # fmt: skip
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate every source of a mixture.
@@ -370,7 +390,7 @@ class BSRNN(nn.Module):
     def keep_heads(self, sources: Iterable[str]) -> "BSRNN":
         """Drop the heads of all sources but these, which it has. Returns self."""
         self.config = replace(self.config, sources=tuple(sources))
-        self.heads = nn.ModuleDict({source: self.heads[source] for source in self.config.sources})
+        self.heads = Heads({source: self.heads[source] for source in self.config.sources})
         return self
 
     def freeze_extractor(self) -> "BSRNN":
@@ -412,9 +432,7 @@ class BSRNN(nn.Module):
             ValueError: a file is damaged or holds more than tensors, or weights and configuration do not belong
                 together or to this architecture.
         """
-        path = Path(path)
-        if path.name in (WEIGHTS, CONFIG):
-            path = path.parent
+        path = _place(path)
         if path.is_file():
             file, (config, weights) = path, _load_checkpoint(path)
         else:
@@ -426,15 +444,20 @@ class BSRNN(nn.Module):
             except SafetensorError as error:
                 raise ValueError(f"{file} is damaged: {error}") from None
         try:
-            model = cls(config)
-        except (KeyError, RuntimeError) as error:  # a source named as a method is, or sizes beyond all memory
-            raise ValueError(f"{path}: its configuration cannot be built: {error.args[0]}") from None
-        try:
-            model.load_state_dict(weights)
+            with torch.device("meta"):  # where sizes beyond all memory cost nothing
+                cls(config).load_state_dict(weights, assign=True)
         except RuntimeError as error:
             reason = str(error).split("\n\t")[1] if "\n\t" in str(error) else str(error)
             raise ValueError(f"{file} is of another architecture: {reason}") from None
+        model = cls(config)
+        model.load_state_dict(weights)
         return model.eval()
+
+
+def _place(path: str | os.PathLike) -> Path:
+    """A model's folder, also where one of the files in it is meant, or its checkpoint file."""
+    path = Path(path)
+    return path.parent if path.name in (WEIGHTS, CONFIG) else path
 
 
 def _load_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:

@@ -205,20 +205,19 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     """
     songs, seen = {}, set()  # place -> song
     for path in inputs:
-        found = [path]
-        if path.is_dir():
+        found, is_folder = [path], os.path.isdir(path)  # which does not raise, as path.is_dir() may
+        if is_folder:
             if path.resolve() == out.resolve():
                 raise ValueError(f"{path}: holds the songs, and cannot be the folder of the stems as well")
             inside = path.resolve() in out.resolve().parents
-            found = [file for file in sorted(path.rglob("*"))
-                     if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
-                     and not (inside and out.resolve() in file.resolve().parents)
+            found = [file for file in sorted(_audio_files(path))
+                     if not (inside and out.resolve() in file.resolve().parents)
                      and not any(part.startswith(".") for part in file.relative_to(path).parts)]  # fmt: skip
         for song in found or [path]:
             if song.resolve() in seen:
                 continue
             seen.add(song.resolve())
-            parent = song.relative_to(path).parent if path.is_dir() else Path()
+            parent = song.relative_to(path).parent if is_folder else Path()
             places = [out / parent / name for name in (song.stem, song.name) if name.strip(".")]
             free = [place for place in places if place not in songs]
             if not free:
@@ -226,6 +225,14 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
                                  "separate them apart")  # fmt: skip
             songs[free[0]] = song
     return {song: place for place, song in songs.items()}
+
+
+def _audio_files(folder: Path) -> Iterator[Path]:
+    """The audio files in a folder and below, and the folders there that may not be looked into: to be told of."""
+    locked = []
+    for parent, _, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
+        yield from (Path(parent, name) for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES)
+    yield from locked
 
 
 def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, progress: bool) -> Iterator[Tensor]:

@@ -1,3 +1,6 @@
+import struct
+import sys
+
 import numpy as np
 import pytest
 import soundfile
@@ -65,6 +68,38 @@ def test_unreadable(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as error:
         audio.read(tmp_path / "a.wav")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("promised", [
+    32_004, 1_500_000_000, 2**31 - 10_000, 3_000_000_000, 2**32 - 10_000, 2**31 - 2**12, 2**31 - 1, 2**31, 2**31 + 36,
+    2**32 - 2**12, 2**32 - 37, 2**32 - 1,
+])  # fmt: skip
+def test_what_a_header_promises(tmp_path, promised):
+    """Sizes that programs write into a pipe, because they do not know better, are no promise."""
+    soundfile.write(tmp_path / "a.wav", np.zeros((8_000, 2)), 8_000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8], content[40:44] = struct.pack("<I", min(promised + 36, 2**32 - 1)), struct.pack("<I", promised)
+    (tmp_path / "a.wav").write_bytes(content)
+    if min(abs(promised - unknown) for unknown in (2**31, 2**32)) <= 2**12:
+        assert audio.read(tmp_path / "a.wav")[0].shape == (2, 8_000)
+    else:
+        with pytest.raises(ValueError, match=f"is cut off: 32000 of {promised} bytes"):
+            audio.read(tmp_path / "a.wav")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
+@pytest.mark.parametrize("form", audio.FORMATS)
+@pytest.mark.parametrize(("length", "room"), [(500, 0), (500, 60), (1_000, 1_000), (9_000, 0), (9_000, 1_000)])
+def test_no_room(tmp_path, form, length, room):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"^a\.sound: cannot be written: no space left"):
+            audio.write(tmp_path / "a.sound", torch.randn(2, length).split(4_000, -1), like(44_100, 2), form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_no_samples_or_not_finite(tmp_path):

@@ -4,7 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from bsrnn.configs import CONFIGS
 from bsrnn.data import STEMS
 from bsrnn.model import BSRNN, Config
 from bsrnn.records import SCORE_COLUMNS
+from bsrnn.train import TrainingConfig
 
 RATE = 8_000
 SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
@@ -27,8 +28,10 @@ PAPER_OPTIONS = [
     "--mlp_dim", "--batch_size", "--reduce_size", "--part", "--portion", "--clip_grad_norm", "--max_epochs", "--lr",
     "--data_loader_workers", "--musdbhq_location", "--checkpoint_fp", "--name",
 ]  # fmt: skip
+BASELINES = {"mixture", "silence", "IRM", "STFT"}
 EXTRA_OPTIONS = ["--schema", "--hidden_dim", "--config", "--accumulate", "--ema", "--epoch_size", "--mixing",
-                 "--salient", "--gain_db", "--drop", "--bf16", "--transfer"]  # fmt: skip
+                 "--salient", "--segment", "--gain_db", "--drop", "--peak_division", "--pitch", "--lr_decay",
+                 "--patience", "--validation_seconds", "--bf16", "--transfer"]  # fmt: skip
 
 
 def write(file, samples, channels=2, rate=RATE):
@@ -90,7 +93,8 @@ def test_train_has_the_options_of_the_paper_and_few_more(capsys):
     ([], ["--device", "--seed"]),
     (["infer"], ["--checkpoint_fp", "--input", "--out", "--sources", "--residual", "--format", "--loudness", "--hop",
                  "--skip-existing", "--fp32"]),
-    (["evaluate"], ["--checkpoint_fp", "--musdbhq_location", "--split", "--out", "--bf16"]),
+    (["evaluate"], ["--checkpoint_fp", "--estimates", "--musdbhq_location", "--split", "--out", "--bsseval",
+                    "--museval", "--save-audio", "--hop", "--bf16", "--sample_rate", "--n_fft"]),
     (["info"], []), (["demo-data"], []),
 ])  # fmt: skip
 def test_help(command, expected, capsys):
@@ -108,13 +112,16 @@ def test_help_lists_the_commands(capsys):
     assert re.findall(r"^    (\S+)  ", text, re.MULTILINE) == ["train", "infer", "evaluate", "info", "demo-data"]
 
 
-def test_info(model, capsys):
+def test_info(model, tmp_path, capsys):
     assert bsrnn("info") == 0
     assert capsys.readouterr().out.split() == list(CONFIGS)
     assert bsrnn("info", "paper-bass") == 0
     assert "24,917,512" in capsys.readouterr().out
-    assert bsrnn("info", model) == 0
-    assert "sources         bass, vocals" in capsys.readouterr().out
+    content = {"config": asdict(Config.load(model)), "state_dict": BSRNN.from_pretrained(model).state_dict()}
+    torch.save(content, tmp_path / "last.ckpt")
+    for place in (model, model / "model.safetensors", tmp_path / "last.ckpt"):
+        assert bsrnn("info", place) == 0
+        assert "sources         bass, vocals" in capsys.readouterr().out
     assert bsrnn("info", "paper") == 2
     assert capsys.readouterr().err == f"bsrnn info: unknown model 'paper': choose from {', '.join(CONFIGS)}\n"
 
@@ -152,11 +159,18 @@ def test_a_model_by_name(monkeypatch, data, root):
 def test_options_reach_model_and_training(monkeypatch, data, root):
     model, config = trained(
         monkeypatch, data, *SIZES, "--part", "bass", "--part", "drums", "--portion", 0.5, "--clip_grad_norm", 2,
-        "--lr", 0.1, "--data_loader_workers", 3, "--batch_size", 7, "--max_epochs", 9,
+        "--lr", 0.1, "--data_loader_workers", 3, "--batch_size", 7, "--max_epochs", 9, "--salient", "N",
+        "--peak_division", "N", "--segment", 4, "--lr_decay", 0.9, "--patience", 5, "--pitch", 2, "--mixing", "aligned",
+        "--validation_seconds", 8, "--accumulate", 2, "--epoch_size", 50, "--gain_db", 3, "--drop", 0.2, "--ema", 0.9,
     )  # fmt: skip
     assert model.config == Config(("bass", "drums"), "generic-12-8", RATE, 512, 0.2, 4, 5, 1, 6)
-    assert (config.portion, config.clip_grad_norm, config.lr, config.workers) == (0.5, 2, 0.1, 3)
-    assert (config.batch_size, config.max_epochs) == (7, 9)
+    assert config == TrainingConfig(
+        batch_size=7, accumulate=2, max_epochs=9, epoch_size=50, lr=0.1, lr_decay=0.9, clip_grad_norm=2, patience=5,
+        ema=0.9, salient=False, segment=4, mixing="aligned", gain_db=3, drop=0.2, peak_division=False, pitch=2,
+        portion=0.5, validation_seconds=8, workers=3,
+    )  # fmt: skip
+    assert all(getattr(config, name) != getattr(TrainingConfig(), name)
+               for name in (field.name for field in fields(config)) if name != "bf16")  # fmt: skip
 
 
 SMALL = ["--feature_dim", 4, "--num_blstm_layers", 1, "--mlp_dim", 4]
@@ -171,8 +185,9 @@ SMALL = ["--feature_dim", 4, "--num_blstm_layers", 1, "--mlp_dim", 4]
      {"feature_dim": 32, "hidden_dim": 32, "num_blstm_layers": 4, "mlp_dim": 64, "sources": ("bass",)}),
 ])  # fmt: skip
 def test_defaults(monkeypatch, data, root, arguments, expected):
-    model, _ = trained(monkeypatch, data, *arguments)
+    model, config = trained(monkeypatch, data, *arguments)
     assert {name: getattr(model.config, name) for name in expected} == expected
+    assert config == TrainingConfig()
 
 
 def test_seed_gives_the_initial_weights(monkeypatch, data, root):
@@ -232,20 +247,44 @@ def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
     scores = pd.read_csv(table)
     assert tuple(scores.columns) == SCORE_COLUMNS
     assert scores.groupby("run")["source"].unique().map(list).to_dict() == {
-        str(base): ["drums"], str(moved): ["bass", "vocals"],
+        "base": ["drums"], "moved": ["bass", "vocals"], **{name: list(STEMS) for name in BASELINES},
     }  # fmt: skip
     assert set(scores["track"]) == {"t"}
-    assert [path.name for path in table.parent.iterdir()] == ["scores.csv"]
+    assert sorted(path.name for path in table.parent.iterdir()) == ["scores.csv", "scores.settings.json"]
 
 
 @pytest.mark.parametrize(("split", "tracks"), [("train", {"b", "c"}), ("validation", {"a"}), ("test", {"t"})])
-def test_evaluate_without_a_model_scores_mixture_and_silence(data, root, tmp_path, capsys, split, tracks):
+def test_evaluate_without_a_model_scores_baselines(data, root, tmp_path, capsys, split, tracks):
     assert bsrnn("evaluate", "--musdbhq_location", data, "--split", split, "--out", tmp_path / "a.csv") == 0
     scores = pd.read_csv(tmp_path / "a.csv")
-    assert set(scores["run"]) == {"mixture", "silence"}
+    assert set(scores["run"]) == BASELINES
+    assert set(scores["experiment"]) == {"baseline"}
     assert set(scores["source"]) == set(STEMS)
     assert set(scores["track"]) == tracks
-    assert "mixture" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in BASELINES)
+
+
+def test_options_of_evaluate_reach_it(data, model, root, tmp_path, monkeypatch, bf16):
+    from bsrnn import evaluate
+
+    calls, before = [], evaluate.score
+    monkeypatch.setattr(evaluate, "score", lambda runs, tracks, **rest: calls.append((runs, rest)) or before(
+        runs, tracks, **rest | {"with_bsseval": False, "museval_folder": None}))  # fmt: skip
+    assert bsrnn("evaluate", "--checkpoint_fp", model, "--musdbhq_location", data, "--out", tmp_path / "a.csv",
+                 "--hop", "0.05", "--bf16", "--sample_rate", "4000", "--n_fft", "256", "--bsseval", "--museval",
+                 tmp_path / "json", "--save-audio", tmp_path / "audio", "--split", "validation") == 0  # fmt: skip
+    ((runs, rest),) = calls
+    assert {name: runs[0].settings[name] for name in ("hop", "bf16")} == {"hop": 0.05, "bf16": True}
+    assert runs[-1].settings == {"sample_rate": 4_000, "n_fft": 256}
+    assert (rest["split"], rest["with_bsseval"], rest["museval_folder"]) == ("validation", True, tmp_path / "json")
+    estimates = tmp_path / "audio" / runs[0].name
+    assert {path.name for path in (estimates / "a").iterdir()} == {"bass.wav", "vocals.wav"}
+    assert bsrnn("evaluate", "--estimates", estimates, "--musdbhq_location", data, "--out", tmp_path / "b.csv",
+                 "--split", "validation") == 0  # fmt: skip
+    tables = (pd.read_csv(tmp_path / name) for name in ("a.csv", "b.csv"))
+    one, other = (table[table["run"] == estimates.name]["value"].to_list() for table in tables)
+    assert one == other and len(one) == 6
 
 
 def test_a_run_that_was_interrupted_is_resumed(data, root, monkeypatch, capsys):
@@ -300,6 +339,11 @@ def no_stems(folder):
         (folder / f"{stem}.wav").unlink()
 
 
+def separated(folder):
+    (folder / "t").mkdir(parents=True)
+    write(folder / "t" / "bass.wav", RATE // 2 - 10)
+
+
 def empty_audio(file):
     soundfile.write(file, np.zeros((0, 2)), RATE)
 
@@ -333,12 +377,17 @@ BAD_INPUT = {
     "train, rates differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", RATE // 2, 2, 100), "sample rate"),
     "train, silent source": ([*TRAIN, "--part", "bass"],
                              lambda p: [soundfile.write(p["data"] / f"train/{song}/bass.wav", np.zeros((4000, 2)), RATE)
-                                        for song in "abc"], "bass is silent in all"),
+                                        for song in "bc"], "bass is silent in all"),
     "train, unknown schema": ([*TRAIN, "--schema", "v8"], nothing, "unknown band schema"),
     "train, unknown source": ([*TRAIN, "--part", "guitar"], nothing, "unknown source 'guitar'"),
     "train, source twice": ([*TRAIN, "--part", "bass", "--part", "bass"], nothing, "different names"),
     "transfer, unknown source": ([*TRANSFER, "--part", "guitar"], nothing, "unknown source 'guitar'"),
     "train, odd n_fft": ([*TRAIN, "--n_fft", "513"], nothing, "n_fft"),
+    "train, no hidden units": ([*TRAIN, "--hidden_dim", "0"], nothing, "hidden_dim must be at least 1"),
+    "train, a model beyond all memory": ([*TRAIN, "--hidden_dim", str(2**18)], nothing, "out of memory on cpu"),
+    "train, a model beyond all bounds": ([*TRAIN, "--num_blstm_layers", "1000000000"], nothing, "at most 100"),
+    "infer, a model beyond all bounds": (INFER, lambda p: edit_config(p["model"], num_blstm_layers=10**9), "at most"),
+    "infer, sources without names": (INFER, lambda p: edit_config(p["model"], sources=[None]), "different names"),
     "train, no epoch": ([*TRAIN, "--max_epochs", "0"], nothing, "max_epochs"),
     "train, name elsewhere": ([*TRAIN, "--name", "../elsewhere"], nothing, "must be a plain name"),
     "train, portion": ([*TRAIN, "--portion", "2"], nothing, "portion"),
@@ -360,6 +409,13 @@ BAD_INPUT = {
     "train, from a model": ([*TRAIN, "--checkpoint_fp", "{model}"], nothing, "--transfer and --checkpoint_fp"),
     "train, name taken": (TRAIN, lambda p: occupy(p["root"] / "runs" / "run"), "is not a run: choose another name"),
     "evaluate, out is a folder": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").mkdir(), "scores.csv is a folder"),
+    "evaluate, out is something else": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").write_text("mine"), "remove it"),
+    "evaluate, hop": ([*EVALUATE, "--hop", "9"], nothing, "hop must be above 0"),
+    "evaluate, n_fft": ([*EVALUATE, "--n_fft", "6"], nothing, "n_fft must be a positive multiple of 4"),
+    "evaluate, one model twice": ([*EVALUATE, "--checkpoint_fp", "{model}"], nothing, "two runs would have the name"),
+    "evaluate, no estimates": ([*EVALUATE, "--estimates", "{data}/train"], nothing, "holds no estimates"),
+    "evaluate, estimates of another length": ([*EVALUATE, "--estimates", "{tmp}/other"],
+                                              lambda p: separated(p["tmp"] / "other"), "is 10 samples shorter than"),
     "train, no such device": (["--device", "cuda:99", *TRAIN], nothing, "not available here"),
     "infer, no such device": (["--device", "gpu", *INFER], nothing, "not available here"),
     "evaluate, no such device": (["--device", "cuda:99", *EVALUATE], nothing, "not available here"),

@@ -1,12 +1,16 @@
+import platform
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsrnn import audio, demo, devices
+from bsrnn import audio, demo, devices, losses, train
 from bsrnn.data import find_tracks
-from bsrnn.evaluate import evaluate
+from bsrnn.metrics import usdr
 from bsrnn.model import BSRNN
+from bsrnn.separate import Separator
 
 CPU = torch.device("cpu")
 TRAINED = Path(__file__).parents[1] / "results/demo/checkpoints/multitask-generic-drums+bass+other+vocals-0"
@@ -15,6 +19,56 @@ TRAINED = Path(__file__).parents[1] / "results/demo/checkpoints/multitask-generi
 def test_device_that_is_there():
     assert devices.torch_device("cpu") == CPU
     assert devices.torch_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "meta", "cpu:1", "cuda:99", "cuda:159", "cuda:-1"])
+def test_devices_that_are_not_there(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="not available here"):
+        devices.torch_device(name)
+    assert devices.torch_device("cuda:1").index == 1  # and no memory of it was taken: there is none
+    assert devices.torch_device("auto") == torch.device("cuda")
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_batches_of_other_sizes_take_no_more_threads(four_threads):
+    counts, shares = [], {}
+    for size in (4, 3, 2, 9) * 3:
+        def square(item, size=size):
+            shares.setdefault(size, set()).add(torch.get_num_threads())
+            return item**2
+
+        batch = torch.arange(float(size))[:, None]
+        assert torch.equal(devices.by_item(square, batch), batch**2)
+        assert torch.get_num_threads() == 4
+        counts.append(threading.active_count())
+    assert len(set(counts)) == 1
+    assert shares == {4: {1}, 3: {1}, 2: {2}, 9: {1}}
+
+
+@pytest.mark.parametrize(("error", "expected"), [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "cuda"), (MemoryError(), "cpu"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "cpu"),
+    (RuntimeError("DefaultCPUAllocator: not enough memory"), "cpu"), (RuntimeError("std::bad_alloc"), "cpu"),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "cuda"), (RuntimeError("size mismatch"), None),
+])  # fmt: skip
+def test_out_of_memory(error, expected):
+    assert devices.short_of_memory(error) == expected
+
+
+def test_other_cpus(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    assert not devices.has_bf16(CPU)
 
 
 def test_bf16_where_there_is_none(monkeypatch):
@@ -44,11 +98,52 @@ def test_bf16_is_in_the_network_only(tiny, bf16):
     assert torch.equal(resampled, audio.resample(waveform, 8_000, 16_000))
 
 
+class Products(TorchDispatchMode):
+    """Notes the types of all that is multiplied by weights, or by a whole LSTM at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in str(function) for name in ("mm", "linear", "mkldnn_rnn_layer")):
+            self.dtypes |= {part.dtype for part in args[:2]}
+        return function(*args, **kwargs or {})
+
+
+def test_bf16_is_in_the_lstm(tiny, bf16):
+    lstm = tiny(("drums",)).band_sequence.time[0].rnn
+    for on, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        with torch.no_grad(), devices.autocast(CPU, bf16=on), Products() as products:
+            lstm(torch.randn(5, 3, 4))
+        assert products.dtypes == {dtype}
+
+
+def test_bf16_leaves_stft_and_loss_alone(tiny, bf16, monkeypatch):
+    module, seen = train.Module(tiny(("drums", "bass")).train(), train.TrainingConfig()), {}
+    for place, name in ((train, "stft"), (train, "istft"), (losses, "objective"), (losses, "multitask")):
+
+        def spy(*args, function=getattr(place, name), name=name):
+            result = function(*args)
+            seen[name] = {part.dtype for part in (*args, result) if isinstance(part, torch.Tensor)}
+            return result
+
+        monkeypatch.setattr(place, name, spy)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    with devices.autocast(CPU, bf16=True):
+        loss = module.training_step((torch.randn(1, 1, 4_000), torch.randn(1, 2, 1, 4_000)), 0)
+    loss.backward()
+    real, both = {torch.float32}, {torch.float32, torch.complex64}
+    assert seen == {"stft": both, "istft": both, "objective": both, "multitask": real}
+    assert {parameter.grad.dtype for parameter in module.parameters()} == real
+
+
 def test_bf16_separates_as_well(tmp_path, bf16):
     demo.generate(tmp_path / "songs", train=1, test=1, seconds=4, seed=1)
-    tracks, model = find_tracks(tmp_path / "songs", "test"), BSRNN.from_pretrained(TRAINED)
-    exact = evaluate(model, tracks, split="test")["value"]
-    with devices.autocast(CPU, bf16=True):
-        rounded = evaluate(model, tracks, split="test")["value"]
-    assert not rounded.equals(exact)
-    assert (rounded - exact).abs().max() < 0.05  # dB
+    (track,), model = find_tracks(tmp_path / "songs", "test"), BSRNN.from_pretrained(TRAINED)
+    exact, rounded = (
+        usdr(track.stems(model.config.sources), torch.stack([
+            *Separator([model], bf16=each)(track.read("mixture"), track.sample_rate).values()]))
+        for each in (False, True))  # fmt: skip
+    assert not torch.equal(exact, rounded)
+    assert float((rounded - exact).abs().max()) < 0.05  # dB

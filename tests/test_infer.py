@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from bsrnn import cli
+from bsrnn import cli, devices, separate
+from bsrnn.model import BSRNN
 
 RATE = 8_000
 FFMPEG = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="takes the ffmpeg program, which is not installed")
@@ -39,8 +41,8 @@ def model(tiny, tmp_path):
 def infer(model, tmp_path, capsys):
     """Runs the command on songs; returns exit code, lines on stdout, and lines on stderr."""
 
-    def run(*songs, arguments=()):
-        command = ["infer", "--checkpoint_fp", model, "--out", tmp_path / "out", "--input", *songs, *arguments]
+    def run(*songs, arguments=(), before=()):
+        command = [*before, "infer", "--checkpoint_fp", model, "--out", tmp_path / "out", "--input", *songs, *arguments]
         code = cli.main([str(argument) for argument in command])
         out, err = capsys.readouterr()
         return code, out.splitlines(), err.splitlines()
@@ -50,7 +52,7 @@ def infer(model, tmp_path, capsys):
 
 def written(folder):
     """What lies in a folder, hidden files too."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(Path(parent, name).relative_to(folder)) for parent, _, names in os.walk(folder) for name in names)
 
 
 def cut_off(file):
@@ -85,6 +87,7 @@ BAD = {
     "cut off.aiff": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
     "cut off.au": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
     "folder": (lambda file: file.mkdir(), "is a folder, without audio files"),
+    "pipe.wav": (lambda file: os.mkfifo(file), "no such file"),
 }  # fmt: skip
 
 
@@ -252,6 +255,31 @@ def test_sources_residual_and_format(infer, tmp_path):
     assert np.abs(parts - tone()).max() < 1e-6
 
 
+def test_hop_and_several_models(infer, tiny, model, tmp_path, bf16):
+    more = tiny(("drums",), sample_rate=2 * RATE)
+    more.save_pretrained(tmp_path / "more")
+    soundfile.write(tmp_path / "a.wav", noise(), RATE, subtype="FLOAT")
+    waveform, models = soundfile.read(tmp_path / "a.wav", dtype="float32")[0].T, [BSRNN.from_pretrained(model), more]
+    stems = []
+    for arguments, options in (([], {}), (["--hop", "0.05"], {"hop": 0.05}), (["--fp32"], {"bf16": False})):
+        code, out, _ = infer(tmp_path / "a.wav", arguments=["--checkpoint_fp", tmp_path / "more", *arguments])
+        assert code == 0 and [Path(file).stem for file in out] == ["bass", "vocals", "drums"]
+        expected = separate.Separator(models, **{"bf16": True} | options)(waveform, RATE)
+        stems.append(np.stack([soundfile.read(file)[0].T for file in out]))
+        assert np.abs(stems[-1] - np.stack(list(expected.values()))).max() < 1e-6
+    for one, other in ((0, 1), (0, 2)):
+        assert (np.abs(stems[one] - stems[other]).max((1, 2)) > 1e-5).all()
+
+
+def test_the_device_is_the_given_one(infer, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(separate, "torch_device", lambda name: asked.append(name) or devices.torch_device("cpu"))
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    assert infer(tmp_path / "a.wav", before=["--device", "cpu"])[0] == 0
+    assert infer(tmp_path / "a.wav")[0] == 0
+    assert asked == ["cpu", "auto"]
+
+
 def test_a_peak_over_full_scale_is_named(infer, identity, model, tmp_path):
     identity(("bass", "vocals"), sample_rate=RATE).save_pretrained(model)
     soundfile.write(tmp_path / "a.wav", 3 * tone(), RATE, subtype="FLOAT")
@@ -350,6 +378,32 @@ def unprivileged():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
+@pytest.mark.parametrize(("mode", "named", "reason"), [
+    (0o000, "locked", "without audio files that can be read"), (0o444, "locked/b.wav", "cannot be read (Permission"),
+])  # fmt: skip
+def test_folders_that_may_not_be_entered(tiny, capsys, mode, named, reason):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        tiny(("bass",), sample_rate=RATE).save_pretrained(folder / "model")
+        for place in ("songs/locked", "out"):
+            (folder / place).mkdir(parents=True)
+        for song in ("songs/a.wav", "songs/locked/b.wav", "songs/z.wav"):
+            soundfile.write(folder / song, tone(), RATE)
+        (folder / "out").chmod(0o777)
+        (folder / "songs/locked").chmod(mode)
+        with unprivileged():
+            code = cli.main(["infer", "--checkpoint_fp", f"{folder}/model", "--out", f"{folder}/out", "--input",
+                             f"{folder}/songs", f"{folder}/songs/locked/b.wav"])  # fmt: skip
+        (folder / "songs/locked").chmod(0o755)
+        err = capsys.readouterr().err.splitlines()
+        assert code == cli.EXIT_USER_ERROR
+        assert written(folder / "out") == ["a/bass.wav", "z/bass.wav"]
+        assert f"{folder}/songs/{named}: " in err[0] and reason in err[0]
+        assert len(err) == (1 if "b.wav" in named else 2) and "b.wav: cannot be read (Permission denied)" in err[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
 @pytest.mark.parametrize(("spoiled", "mode", "message"), [
     ("song.wav", 0o000, "song.wav: cannot be read (Permission denied)"),
     ("out", 0o555, "out/song: cannot be written to (Permission denied)"),
@@ -384,7 +438,10 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
-@pytest.mark.parametrize(("form", "room"), [("wav", 10), ("wav", 100_000), ("flac", 100_000), ("mp3", 100_000)])
+@pytest.mark.parametrize(("form", "room"), [
+    ("wav", 10), ("wav", 100_000), ("wav16", 10), ("wav24", 100_000), ("flac", 100_000), ("ogg", 100_000),
+    ("mp3", 100_000),
+])  # fmt: skip
 def test_a_full_disk(model, tmp_path, form, room):
     soundfile.write(tmp_path / "a.wav", noise(40_000), RATE)
     command = [sys.executable, "-c", RUN, str(room), "infer", "--checkpoint_fp", model, "--input", tmp_path / "a.wav",
@@ -393,6 +450,50 @@ def test_a_full_disk(model, tmp_path, form, room):
     assert done.returncode == cli.EXIT_USER_ERROR
     assert done.stderr.count("\n") == 1 and "cannot be written: no space left" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["listening", "bass, vocals", "bass.flac"])
+def test_control_c_at_any_stage(infer, tmp_path, monkeypatch, stage):
+    shown = separate._shown
+
+    def interrupted(blocks, recording, what, progress):
+        for block in shown(blocks, recording, what, progress):
+            if what == stage:
+                raise KeyboardInterrupt
+            yield block
+
+    monkeypatch.setattr(separate, "_shown", interrupted)
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    assert infer(tmp_path / "a.wav", arguments=["--format", "flac"]) == (130, [], ["bsrnn infer: interrupted"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("error", "device"), [
+    (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB"), "cuda"), (MemoryError(), "cpu"),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "cpu"),
+])  # fmt: skip
+def test_out_of_memory_the_next_song_is_separated(infer, tmp_path, monkeypatch, error, device):
+    before = separate.separated
+
+    def short(model, song, sample_rate, levels, hop):
+        if levels.length > RATE:
+            raise error
+        return before(model, song, sample_rate, levels, hop)
+
+    monkeypatch.setattr(separate, "separated", short)
+    for name, samples in (("a", 2 * RATE), ("b", RATE)):
+        soundfile.write(tmp_path / f"{name}.wav", tone(samples), RATE)
+    code, _, err = infer(tmp_path / "a.wav", tmp_path / "b.wav", arguments=["--format", "flac"])
+    assert code == cli.EXIT_USER_ERROR
+    assert len(err) == 1 and err[0].startswith(f"bsrnn infer: {tmp_path / 'a.wav'}: out of memory on {device}: end")
+    assert written(tmp_path / "out") == ["b/bass.flac", "b/vocals.flac"]
+
+
+def test_other_errors_are_not_hidden(infer, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(), RATE)
+    monkeypatch.setattr(separate, "separated", lambda *_: (_ for _ in ()).throw(RuntimeError("a mistake of ours")))
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        infer(tmp_path / "a.wav")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")

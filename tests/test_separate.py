@@ -295,6 +295,19 @@ def test_files_equal_arrays(tiny, song, tmp_path, form):
             assert np.abs(samples.T - stem.numpy()).max() < (2**-16 if form == "wav16" else 1e-6) * 1.01
 
 
+def test_the_hop_is_kept(tiny, song, tmp_path):
+    model, results = tiny(("bass",), sample_rate=8_000), []
+    waveform, rate = audio.read(song)
+    for hop in (None, 0.05, 0.2):
+        separator = Separator([model], hop=hop)
+        results.append(separator(waveform, rate)["bass"])
+        assert torch.equal(results[-1], separate(model, waveform, rate, hop=hop)["bass"])
+        (file,) = separator.separate_file(song, tmp_path / "out").files
+        assert float((audio.read(file)[0] - results[-1]).abs().max()) < 1e-6
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert float((results[one] - results[other]).abs().max()) > 1e-4
+
+
 @pytest.mark.parametrize("form", ["wav", "wav16", "flac"])
 @pytest.mark.parametrize("loudness", ["rescale", "clamp"])
 def test_beyond_full_scale(identity, tmp_path, form, loudness):
@@ -317,16 +330,25 @@ def test_stems_are_not_written_over_their_song(tiny, song):
         Separator([tiny(("song",), sample_rate=8_000)]).separate_file(song, song.parent)
 
 
-def test_what_is_there_stays_when_a_song_fails(tiny, song, tmp_path, monkeypatch):
-    separator = Separator([tiny(("bass",), sample_rate=8_000)])
-    separator.separate_file(song, tmp_path / "out")
-    before = (tmp_path / "out" / "bass.wav").read_bytes()
-    monkeypatch.setattr(module, "estimate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+@pytest.mark.parametrize("stage", ["listening", "bass", "residual", "bass.flac", "residual.flac"])
+def test_what_is_there_stays_when_a_song_is_interrupted(tiny, song, tmp_path, monkeypatch, stage):
+    separator, shown = Separator([tiny(("bass",), sample_rate=8_000)]), module._shown
+    options = {"form": "flac", "residual": True}
+    files = separator.separate_file(song, tmp_path / "out", **options).files
+    before = [file.read_bytes() for file in files]
+
+    def interrupted(blocks, recording, what, progress):
+        for block in shown(blocks, recording, what, progress):
+            yield block
+            if what == stage:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_shown", interrupted)
     for folder in ("out", "new/folder"):
         with pytest.raises(KeyboardInterrupt):
-            separator.separate_file(song, tmp_path / folder)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bass.wav"]
-    assert (tmp_path / "out" / "bass.wav").read_bytes() == before
+            separator.separate_file(song, tmp_path / folder, **options)
+    assert sorted((tmp_path / "out").iterdir()) == sorted(files)
+    assert [file.read_bytes() for file in files] == before
     assert not (tmp_path / "new").exists()
 
 
