@@ -1,7 +1,7 @@
 """Peak memory of separating a short and a long song, for every output format: it should not depend on the length.
 
-Each is a process of its own, `bsrnn infer` from file to files; its peak resident memory is what Linux says at its
-end. Writes results/benchmark/memory.csv.
+Each is a process of its own, `bsrnn infer` from a file to one of drums and one of the rest; its peak resident memory is
+what Linux says at its end. Writes results/benchmark/memory.csv.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from bsrnn import audio, demo, records
 from bsrnn.data import find_tracks
 
-CHECKPOINT = "multitask-generic-drums+bass+other+vocals-0"
+CHECKPOINT = "base-generic-drums-0"
 MINUTES = (2, 60)
 MOST = 1.1  # times the memory of the short song
 MEASURED = """
@@ -47,8 +47,9 @@ def main() -> None:
         for form in tqdm(audio.FORMATS, "measuring", unit="format"):
             peaks = {}
             for minutes in MINUTES:
-                arguments = ["--input", f"{folder}/{minutes}.wav", "--out", folder, "--format", form, "--hop", "1"]
-                command = [sys.executable, "-c", MEASURED, "infer", "--checkpoint_fp", model, *arguments]
+                song = ["--input", f"{folder}/{minutes}.wav", "--out", folder]
+                options = ["--checkpoint_fp", model, "--format", form, "--hop", "1", "--residual"]
+                command = [sys.executable, "-c", MEASURED, "infer", *song, *options]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 peaks[minutes] = int(done.stdout.splitlines()[-1]) / 1e3
                 rows.append({"format": form, "minutes": minutes, "peak_MB": peaks[minutes],
