@@ -2,7 +2,8 @@
 
 A data set is a folder with train/ and test/, or with songs only; a song is a folder with one audio file per stem (wav,
 flac, ogg, mp3), as in MUSDB18-HQ, or a .stem.mp4 file, as in MUSDB18. A stem without a file is silent, and a mixture
-without one is the sum of the stems. A stems.yaml beside the songs may say which stems make up a source:
+without one is the sum of the stems. A stems.yaml beside the songs may say which stems make up a source; files that no
+source names are left out, and whether names are in capitals does not matter:
 
     drums: [kick, snare, overheads]
     bass: [bass]
@@ -30,6 +31,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # of stem files
 STEM_FILE = ".stem.mp4"
 MIXINGS = ("random", "aligned")
 OGG_LEAD = 16_384  # samples
+STREAM_SLACK = 4_096  # samples that may lack at the end of a stream, whose length is known by its rounded duration
 SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 6  # without a list of its own, every sixth training song validates; our choice
 
@@ -48,18 +50,29 @@ class AudioFile:
     stream: int | None = None
 
     def read(self, start: int, frames: int, sample_rate: int) -> Tensor:
-        """`frames` samples from `start` on, as (C, frames)."""
+        """`frames` samples from `start` on, as (C, frames).
+
+        Raises:
+            ValueError: the file cannot be read, ends before, or holds samples that are not finite.
+        """
         if self.stream is None:
             # libsndfile does not find every place on the last pages of an ogg file: it is led there from before
             lead = min(start, OGG_LEAD) if self.path.suffix.lower() == ".ogg" else 0
-            samples, _ = soundfile.read(self.path, lead + frames, start - lead, dtype="float32", always_2d=True)
+            try:
+                samples, _ = soundfile.read(self.path, lead + frames, start - lead, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise ValueError(f"{self.path}: cannot be read ({error.error_string})") from None
             samples = samples[lead:]
         else:
             import stempeg
 
             samples, _ = stempeg.read_stems(str(self.path), stem_id=self.stream, start=start / sample_rate,
                                             duration=frames / sample_rate, dtype=np.float32)  # fmt: skip
-            samples = np.pad(samples[:frames], ((0, max(0, frames - len(samples))), (0, 0)))
+            samples = samples[:frames]
+        missing = frames - len(samples)
+        if missing > (0 if self.stream is None else STREAM_SLACK):
+            raise ValueError(f"{self.path}: is cut off before sample {start + frames}: replace it")
+        samples = np.pad(samples, ((0, missing), (0, 0)))
         if not np.isfinite(samples).all():
             raise ValueError(f"{self.path}: holds samples that are not finite (NaN or infinity)")
         return torch.from_numpy(samples.T)
@@ -87,7 +100,7 @@ class Track:
         """A part of a source, or of "mixture", as (C, frames); -1 reads to the end.
 
         Raises:
-            ValueError: there are samples that are not finite.
+            ValueError: what `AudioFile.read` says.
         """
         frames = self.length - start if frames < 0 else frames
         parts = [file.read(start, frames, self.sample_rate) for file in self.files[source]]
@@ -110,7 +123,7 @@ def find_data(data: str | Path) -> Path:
     return folder
 
 
-def find_tracks(root: Path, split: str, portion: float = 1.0) -> list[Track]:
+def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str] | None = None) -> list[Track]:
     """The songs of a split, sorted by name, each checked.
 
     Validation songs are taken from the training songs: those of musdb's own list, or, where none of them is there,
@@ -120,6 +133,7 @@ def find_tracks(root: Path, split: str, portion: float = 1.0) -> list[Track]:
         root: the data set.
         split: train, validation or test.
         portion: share of the songs to use, 0 (exclusive) to 1; the first ones, at least one.
+        problems: gets a line for everything that is wrong with the songs, which are left out; None raises them.
 
     Raises:
         FileNotFoundError: the folder or its train/ or test/ is missing.
@@ -137,9 +151,16 @@ def find_tracks(root: Path, split: str, portion: float = 1.0) -> list[Track]:
     if not songs:
         raise ValueError(f"{root}: no songs for {split}")
     found = [_open_track(song, mapping) for song in songs[: max(1, round(portion * len(songs)))]]
-    if problems := [problem for track in found if isinstance(track, list) for problem in track]:
-        raise ValueError("\n".join(problems))
-    return found
+    report([problem for track in found if isinstance(track, list) for problem in track], problems)
+    return [track for track in found if isinstance(track, Track)]
+
+
+def report(found: Sequence[str], problems: list[str] | None = None) -> None:
+    """Adds what was found to the problems, or, where nobody collects them, raises ValueError of a line each."""
+    if problems is not None:
+        problems += found
+    elif found:
+        raise ValueError("\n".join(dict.fromkeys(found)))
 
 
 def _songs(root: Path, split: str) -> list[Path]:
@@ -153,18 +174,29 @@ def _songs(root: Path, split: str) -> list[Path]:
         folder = halves[split == "test"]
     else:
         folder = root
-    songs = sorted(song for song in folder.iterdir()
-                   if (song.is_dir() and not song.name.startswith(".")) or song.name.endswith(STEM_FILE))  # fmt: skip
+    songs = _songs_in(folder)
     if folder == root and (split == "test" or not songs):
         raise FileNotFoundError(f"{root}: has no train and no test folder, and so no songs for {split}")
     return songs
+
+
+def _songs_in(folder: Path) -> list[Path]:
+    return sorted(song for song in folder.iterdir()
+                  if (song.is_dir() and not song.name.startswith(".")) or song.name.endswith(STEM_FILE))  # fmt: skip
+
+
+def _files(song: Path) -> dict[str, AudioFile]:
+    """The stems of a song and its mixture, by name in small letters."""
+    if song.name.endswith(STEM_FILE):
+        return {name: AudioFile(song, stream) for stream, name in enumerate(("mixture", *STEMS))}
+    return {file.stem.lower(): AudioFile(file) for file in sorted(song.iterdir()) if file.suffix.lower() in SUFFIXES}
 
 
 def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
     """The stems of every source of a data set: as its stems.yaml says, or one of the same name for each of `STEMS`.
 
     Raises:
-        ValueError: the file does not map names to lists of names, or one stem belongs to two sources.
+        ValueError: the file does not map names to lists of names, one stem belongs to two sources, or no song has it.
     """
     file = root / MAPPING
     if not file.is_file():
@@ -176,12 +208,17 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
     lists = content.values() if isinstance(content, dict) else ()
     if not lists or not all(isinstance(stems, list) and stems for stems in lists):
         raise ValueError(f"{file}: should map each source to a list of stems, such as `drums: [kick, snare]`")
-    mapping = {str(source): tuple(str(stem) for stem in stems) for source, stems in content.items()}
+    mapping = {str(source): tuple(str(stem).lower() for stem in stems) for source, stems in content.items()}
     stems = [stem for group in mapping.values() for stem in group]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ValueError(f"{file}: {twice[0]} belongs to one source only, but is named more than once")
     if "mixture" in mapping:
         raise ValueError(f"{file}: mixture is no source")
+    songs = [song for folder in (root, root / "train", root / "test") if folder.is_dir() for song in _songs_in(folder)]
+    found = {stem for song in songs for stem in _files(song)} - {"mixture"}
+    if missing := sorted(set(stems) - found):
+        left_out = ", ".join(sorted(found - set(stems))) or "none"
+        raise ValueError(f"{file}: no song has {', '.join(missing)}; stems that are there and not named: {left_out}")
     return mapping
 
 
@@ -193,16 +230,15 @@ def _validation_names() -> set[str]:
 
 def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track | list[str]:
     """The track in a folder or .stem.mp4 file, or a line for everything that is wrong with it."""
-    if song.name.endswith(STEM_FILE):
-        return _open_stem_file(song)
-    found = {file.stem: file for file in sorted(song.iterdir()) if file.suffix.lower() in SUFFIXES}
-    files = {source: tuple(AudioFile(found[stem]) for stem in stems if stem in found)
-             for source, stems in mapping.items()}  # fmt: skip
+    found = _files(song)
+    files = {source: tuple(found[stem] for stem in stems if stem in found) for source, stems in mapping.items()}
     parts = [part for group in files.values() for part in group]
     if not parts:
         wanted = ", ".join(stem for stems in mapping.values() for stem in stems)
         return [f"{song}: has no stems; expected audio files named {wanted} (a {MAPPING} can name others)"]
-    files["mixture"] = (AudioFile(found["mixture"]),) if "mixture" in found else tuple(parts)
+    files["mixture"] = (found["mixture"],) if "mixture" in found else tuple(parts)
+    if song.name.endswith(STEM_FILE):
+        return _open_stem_file(song, files)
     problems, infos = [], {}
     for part in {*parts, *files["mixture"]}:
         try:
@@ -225,7 +261,7 @@ def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track | l
     return Track(song, info.samplerate, info.frames, info.channels, files)
 
 
-def _open_stem_file(song: Path) -> Track | list[str]:
+def _open_stem_file(song: Path, files: Mapping[str, tuple[AudioFile, ...]]) -> Track | list[str]:
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         return [f"{song}: reading it takes the ffmpeg program, which is not installed"]
     import stempeg
@@ -239,7 +275,6 @@ def _open_stem_file(song: Path) -> Track | list[str]:
         return [f"{song}: cannot be read as audio"]
     if streams != len(STEMS) + 1:
         return [f"{song}: has {streams} streams, not the mixture and four stems of MUSDB18"]
-    files = {name: (AudioFile(song, stream),) for stream, name in enumerate(("mixture", *STEMS))}
     return Track(song, rate, length, 2, files)
 
 
@@ -295,36 +330,19 @@ def bundled_song() -> tuple[Tensor, dict[str, Tensor], int] | None:
     return mixture, dict(zip(STEMS, stems, strict=True)), int(rate)
 
 
-def survey(tracks: Sequence[Track], sources: Sequence[str], segment: float, salient: bool) -> dict[str, list]:
-    """Reads every song once: the segments of each source, as (track, start, stop); all problems are found here.
-
-    Args:
-        tracks: the songs.
-        sources: what must sound somewhere.
-        segment: length of a segment in seconds.
-        salient: keep the segments of `active_segments` only, else all.
-
-    Raises:
-        ValueError: one line per problem: samples that are not finite, sources that are silent in all songs.
-    """
-    segments, problems, heard = {source: [] for source in tracks[0].sources}, [], set()
+def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Track, str, Tensor]]:
+    """Every source and mixture of every song, whole; those that cannot be read are problems instead."""
     for track in tqdm(tracks, "listening for problems", unit="song", delay=2, leave=False, disable=None):
-        for source, found in segments.items():
+        stems = {file for source in track.sources for file in track.files[source]}
+        for name, files in track.files.items():
+            if name == "mixture" and stems.issuperset(files):
+                continue  # their sum
             try:
-                stem = track.read(source)
-            except (ValueError, soundfile.LibsndfileError) as error:
+                signal = track.read(name)
+            except ValueError as error:
                 problems.append(str(error))
                 continue
-            if stem.any():
-                heard.add(source)
-            ranges = active_segments(stem, track.sample_rate, segment) if salient else (
-                windows(track.length, track.sample_rate, segment))  # fmt: skip
-            found += [(track, *limits) for limits in ranges]
-    silent = [source for source in sources if source not in heard or not segments[source]]
-    problems += [f"{source} is silent in all {len(tracks)} songs: nothing to learn or score" for source in silent]
-    if problems:
-        raise ValueError("\n".join(dict.fromkeys(problems)))
-    return segments
+            yield track, name, signal
 
 
 class Mixes(Dataset):
@@ -348,6 +366,7 @@ class Mixes(Dataset):
         peak_division: divide mixture and targets by the largest of their peaks.
         pitch: stems are played faster and higher or slower and lower, by up to this many semitones; our choice.
         epoch_size: samples in an epoch; 0 is as many chunks as the songs hold.
+        problems: gets a line for all that is wrong with the songs, which are read once; None raises them.
 
     Each item is a mixture (1, L) and the targets (S, 1, L).
     """
@@ -355,13 +374,23 @@ class Mixes(Dataset):
     def __init__(
         self, tracks: Sequence[Track], targets: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
         salient: bool = True, segment: float = 6.0, mixing: str = "random", gain_db: float = 10.0, drop: float = 0.1,
-        peak_division: bool = True, pitch: float = 0.0, epoch_size: int = 0,
+        peak_division: bool = True, pitch: float = 0.0, epoch_size: int = 0, problems: list[str] | None = None,
     ):  # fmt: skip
         check_sources(targets, tracks)
         self.targets, self.sample_rate, self.chunk, self.seed = tuple(targets), sample_rate, chunk, seed
         self.mixing, self.gain_db, self.drop, self.peak_division = mixing, gain_db, drop, peak_division
         self.pitch = pitch
-        self.segments = survey(tracks, targets, segment, salient and mixing == "random")
+        self.segments, found, heard = {source: [] for source in tracks[0].sources}, [], set()
+        for track, source, signal in _signals(tracks, found):
+            if source == "mixture":
+                continue
+            if signal.any():
+                heard.add(source)
+            ranges = (active_segments(signal, track.sample_rate, segment) if salient and mixing == "random" else
+                      windows(track.length, track.sample_rate, segment))  # fmt: skip
+            self.segments[source] += [(track, *limits) for limits in ranges]
+        report(found + [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in targets
+                        if source not in heard or not self.segments[source]], problems)  # fmt: skip
         self.num_songs = len(tracks)
         self.epoch_size = epoch_size or sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
 
@@ -383,8 +412,8 @@ class Mixes(Dataset):
         return sorted({segment[0].name for segment, *_ in self._choices(index).values() if segment})
 
     def _choices(self, index: int) -> dict[str, tuple]:
-        """Of every source: its segment, or None for silence, the place of the crop, the channel, the gain and the speed;
-        the last four as numbers from 0 to 1."""
+        """Of every source: its segment, or None for silence, the place of the crop, the channel, the gain and the
+        speed; the last four as numbers from 0 to 1."""
         draw, speeds = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,)))
         choices, first = {}, None
         for source, segments in self.segments.items():
@@ -397,7 +426,9 @@ class Mixes(Dataset):
             choices[source] = (None if silent else segments[int(choice * len(segments))], offset, side, gain, speed)
         return choices
 
-    def _stem(self, source: str, segment: tuple | None, offset: float, side: float, gain: float, speed: float) -> Tensor:
+    def _stem(
+        self, source: str, segment: tuple | None, offset: float, side: float, gain: float, speed: float
+    ) -> Tensor:
         length = round(self.chunk * self.sample_rate)
         if segment is None:
             return torch.zeros(1, length)
@@ -446,25 +477,37 @@ class EpochSampler(Sampler):
 
 
 class WholeTracks(Dataset):
-    """Songs as they are: item i is track i's mixture (C, L), its targets (S, C, L) and its sample rate.
+    """Songs as they are: item i is track i's name, mixture (C, L), targets (S, C, L) and sample rate.
 
     Args:
         tracks: the songs.
         targets: the sources, in order.
         seconds: how much of each song, from its middle; 0 is all.
+        problems: as of `Mixes`.
     """
 
-    def __init__(self, tracks: Sequence[Track], targets: Sequence[str], seconds: float = 0.0):
+    def __init__(
+        self, tracks: Sequence[Track], targets: Sequence[str], seconds: float = 0.0, problems: list[str] | None = None
+    ):
         check_sources(targets, tracks)
-        survey(tracks, targets, segment=1.0, salient=False)
         self.tracks, self.targets, self.seconds = tracks, targets, seconds
+        found, heard = [], set()
+        for track, source, signal in _signals(tracks, found):
+            start, length = self._part(track)
+            if signal[:, start : start + length].any():
+                heard.add(source)
+        report(found + [f"{source} is silent in all that validates: nothing to score" for source in targets
+                        if source not in heard], problems)  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[str, Tensor, Tensor, int]:
         track = self.tracks[index]
+        part = self._part(track)
+        targets = torch.stack([track.read(target, *part) for target in self.targets])
+        return track.name, track.read("mixture", *part), targets, track.sample_rate
+
+    def _part(self, track: Track) -> tuple[int, int]:
         length = min(round(self.seconds * track.sample_rate) or track.length, track.length)
-        part = (track.length - length) // 2, length
-        stems = torch.stack([track.read(target, *part) for target in self.targets])
-        return track.read("mixture", *part), stems, track.sample_rate
+        return (track.length - length) // 2, length

@@ -99,7 +99,7 @@ class Module(lightning.LightningModule):
             self.average.requires_grad_(False)
         self.history: list[dict] = []
         self.step_losses: list[torch.Tensor] = []
-        self.tracks: list[tuple[torch.Tensor, torch.Tensor]] = []  # scores and loss of every validation song
+        self.tracks: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scores and loss of every validation song
         self.batches: list[int] = []  # since the last step
 
     @property
@@ -122,25 +122,28 @@ class Module(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch, _):
-        mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
+        name, mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
         peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
         estimates = separate(self.candidate, mixture, sample_rate, hop=self.model.config.chunk)
         estimates = torch.stack(list(estimates.values()))
         spectrograms = stft(estimates, self.model.config.n_fft)
         loss = losses.multitask(self.losses(estimates[None], targets[None], spectrograms[None]))
-        self.tracks.append((usdr(targets, estimates), loss))
+        self.tracks[name] = usdr(targets, estimates), loss
 
     def on_validation_epoch_end(self):
-        tracks = [track for part in gathered(self.tracks) for track in part]
+        tracks = {name: track for part in gathered(self.tracks) for name, track in part.items()}
+        if songs := sorted(name for name, (_, loss) in tracks.items() if not loss.isfinite()):
+            raise FloatingPointError(f"validation loss is not finite after step {self.global_step}; "
+                                     f"songs: {', '.join(songs)}")  # fmt: skip
         step_losses = [loss for part in gathered([float(loss) for loss in self.step_losses]) for loss in part]
-        per_source = torch.stack([scores for scores, _ in tracks]).nanmean(0)
+        per_source = torch.stack([scores for scores, _ in tracks.values()]).nanmean(0)
         row = {
             "epoch": self.current_epoch,
             "step": self.global_step,
             "train_loss": sum(step_losses) / len(step_losses),
-            "validation_loss": float(torch.stack([loss for _, loss in tracks]).mean()),
-            "validation_usdr": float(per_source.nanmean()),
+            "validation_loss": float(torch.stack([loss for _, loss in tracks.values()]).mean()),
+            "validation_usdr": float(per_source.mean()),
         }
         names = (f"validation_usdr/{source}" for source in self.model.config.sources)
         row |= dict(zip(names, per_source.tolist(), strict=True))
@@ -199,8 +202,7 @@ class Checkpoints(Checkpoint):
             trainer.save_checkpoint(partial)
             if not trainer.is_global_zero:
                 return
-            scores = [-math.inf if math.isnan(row["validation_usdr"]) else row["validation_usdr"]
-                      for row in module.history]  # fmt: skip
+            scores = [row["validation_usdr"] for row in module.history]
             if len(scores) == 1 or scores[-1] > max(scores[:-1]):
                 module.candidate.save_pretrained(self.folder / "model")
             records.save_table(self.folder / "history.csv", pd.DataFrame(module.history))
@@ -225,6 +227,17 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
             except Exception:  # torch raises what zip files and unpickling raise
                 print(f"{file} is damaged and left aside", flush=True)
     return None, 0
+
+
+class Patience(EarlyStopping):
+    """Lightning's early stopping; a resumed run that had stopped stays stopped."""
+
+    def __init__(self, epochs: int):
+        # not finite is what the module refuses; a perfect score is infinite
+        super().__init__("validation_usdr", mode="max", patience=epochs, check_finite=False)
+
+    def on_train_start(self, trainer, module):
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 class EpochLines(Callback):
@@ -288,7 +301,8 @@ def fit(
         details: what else the run record shall say.
 
     Raises:
-        FileNotFoundError, ValueError: the data cannot be used, or `folder` holds a run of other settings.
+        FileNotFoundError, ValueError: the data cannot be used, with a line per problem, or `folder` holds a run of
+            other settings.
         FloatingPointError: a loss or gradient is not finite; says in which step and songs.
         OSError: a checkpoint cannot be written; the one before is intact.
     """
@@ -312,17 +326,19 @@ def fit(
         return fitted
     sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
     module = Module(model, config, lambda batch: [song for i in sampler.batch(batch) for song in mixes.songs(i)])
-    terminal = sys.stderr.isatty()
+    terminal = sys.stdout.isatty()  # where Lightning's bar goes
     trainer = lightning.Trainer(
         **_placement(target, processes), precision="bf16-mixed" if config.bf16 else "32-true",
         max_epochs=config.max_epochs, accumulate_grad_batches=config.accumulate, num_sanity_val_steps=0,
         use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=terminal,
         log_every_n_steps=10, logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
-        callbacks=[EarlyStopping("validation_usdr", mode="max", patience=config.patience), Checkpoints(folder),
+        callbacks=[Patience(config.patience), Checkpoints(folder),
                    ProgressBar(config.batch_size) if terminal else EpochLines()],
     )  # fmt: skip
     checkpoint, epochs = last_checkpoint(folder)
     sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
+    # every process validates something, if need be what another one does: Lightning would leave it out otherwise
+    validated = [song % len(validation) for song in range(rank, max(len(validation), processes), processes)]
     started = time.monotonic()
     interrupt = signal.getsignal(signal.SIGINT)
     model.train()
@@ -331,20 +347,21 @@ def fit(
             module,
             DataLoader(mixes, config.batch_size, sampler=sampler, num_workers=config.workers,
                        persistent_workers=config.workers > 0),
-            DataLoader(validation, batch_size=None, sampler=range(rank, len(validation), processes)),
+            DataLoader(validation, batch_size=None, sampler=validated),
             ckpt_path=checkpoint, weights_only=True,
         )  # fmt: skip
     except SystemExit:  # what Lightning makes of an interrupt
         signal.signal(signal.SIGINT, interrupt)
         raise KeyboardInterrupt from None
+    except ValueError as error:  # of reading; from a worker with its traceback in the text
+        raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
     except FloatingPointError as error:
         raise FloatingPointError(f"{error}; last good checkpoint: {last_checkpoint(folder)[0] or 'none'}") from None
-    history = [{name: None if math.isnan(value) else value for name, value in row.items()} for row in module.history]
     if trainer.is_global_zero:
         records.save_json(folder / "record.json", {
             "run": folder.name, **settings, "parameters": sum(p.numel() for p in model.parameters()),
             "bands": len(model.config.bins()), "songs": {"train": mixes.num_songs, "validation": len(validation)},
-            "processes": processes, "seconds": round(time.monotonic() - started, 1), "history": history,
+            "processes": processes, "seconds": round(time.monotonic() - started, 1), "history": module.history,
             **records.provenance(),
         })  # fmt: skip
     trainer.strategy.barrier()
@@ -372,14 +389,17 @@ def _placement(device: torch.device, processes: int) -> dict:
 
 
 def _datasets(model, dataset, config, seed):
-    sources = model.config.sources
-    tracks = data.find_tracks(dataset, "train", config.portion)
-    validation = data.find_tracks(dataset, "validation")
-    mixes = data.Mixes(tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
-                       salient=config.salient, segment=config.segment, mixing=config.mixing, gain_db=config.gain_db,
-                       drop=config.drop, peak_division=config.peak_division, pitch=config.pitch,
-                       epoch_size=config.epoch_size)  # fmt: skip
-    return mixes, data.WholeTracks(validation, sources, config.validation_seconds)
+    sources, problems = model.config.sources, []
+    tracks = data.find_tracks(dataset, "train", config.portion, problems)
+    validation = data.find_tracks(dataset, "validation", problems=problems)
+    mixes = tracks and data.Mixes(
+        tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
+        salient=config.salient, segment=config.segment, mixing=config.mixing, gain_db=config.gain_db, drop=config.drop,
+        peak_division=config.peak_division, pitch=config.pitch, epoch_size=config.epoch_size, problems=problems,
+    )  # fmt: skip
+    whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
+    data.report(problems)
+    return mixes, whole
 
 
 def _claim(folder: Path, settings: dict) -> None:

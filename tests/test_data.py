@@ -78,19 +78,32 @@ def test_a_track_tells_its_rate_and_length_and_reads_parts(songs):
 def test_whole_tracks(songs):
     tracks = find_tracks(songs, "test")
     whole = data.WholeTracks(tracks, ("other", "drums"))
-    mixture, targets, rate = whole[1]
-    assert (len(whole), rate) == (2, RATE)
+    name, mixture, targets, rate = whole[1]
+    assert (len(whole), name, rate) == (2, "song 1", RATE)
     assert torch.equal(mixture, tracks[1].read("mixture"))
     assert torch.equal(targets, tracks[1].stems(("other", "drums")))
 
 
 def test_the_middle_of_whole_tracks(songs):
     (track, *_) = tracks = find_tracks(songs, "test")
-    mixture, targets, _ = data.WholeTracks(tracks, ("bass",), seconds=0.5)[0]
+    _, mixture, targets, _ = data.WholeTracks(tracks, ("bass",), seconds=0.5)[0]
     assert torch.equal(mixture, track.read("mixture")[:, 6_000:10_000])
     assert torch.equal(targets[0], track.read("bass")[:, 6_000:10_000])
-    mixture, _, _ = data.WholeTracks(tracks, ("bass",), seconds=100.0)[0]
+    _, mixture, *_ = data.WholeTracks(tracks, ("bass",), seconds=100.0)[0]
     assert torch.equal(mixture, track.read("mixture"))
+
+
+def test_an_excerpt_without_a_source_is_found_before(songs):
+    for i in range(2):
+        samples, _ = soundfile.read(songs / "test" / f"song {i}" / "bass.wav")
+        samples[4_000:12_000] = 0
+        soundfile.write(songs / "test" / f"song {i}" / "bass.wav", samples, RATE, subtype="FLOAT")
+    tracks = find_tracks(songs, "test")
+    assert data.WholeTracks(tracks, ("bass",), seconds=1.1)
+    with pytest.raises(ValueError, match="^bass is silent in all that validates: nothing to score") as error:
+        data.WholeTracks(tracks, ("bass",), seconds=1.0)
+    assert one_line(error)
+    assert data.WholeTracks(tracks, ("drums",), seconds=1.0)
 
 
 # what cannot be used
@@ -437,21 +450,71 @@ def test_a_folder_of_songs_without_splits(tmp_path):
     assert torch.equal(track.read("mixture"), track.read("drums") + track.read("vocals"))
 
 
+@pytest.fixture
+def frames_read(monkeypatch):
+    """How many frames every reading of a file asked for."""
+    asked, original = [], soundfile.read
+
+    def read(file, frames=-1, *args, **options):
+        samples, rate = original(file, frames, *args, **options)
+        asked.append(len(samples))
+        return samples, rate
+
+    monkeypatch.setattr(soundfile, "read", read)
+    return asked
+
+
+def test_a_sample_reads_no_more_than_its_crops(songs, frames_read):
+    samples = mixes(songs, chunk=0.2, drop=0.0)
+    assert frames_read == [16_000] * 6 * 5  # to find problems: every file, once
+    frames_read.clear()
+    samples[0]
+    assert frames_read == [1_600] * 4
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
-def test_formats_are_read_at_random(tmp_path, suffix):
+def test_formats_are_read_at_random(tmp_path, suffix, frames_read):
     for name in "ab":
         write_stems(tmp_path / name, suffix, 30_000, drums=1, bass=1)
     (track,) = find_tracks(tmp_path, "train")
     whole = track.read("drums")
+    frames_read.clear()
     for start, frames in ((0, 100), (12_345, 3_000), (track.length - 7, 7)):
         part = track.read("drums", start, frames)
         torch.testing.assert_close(part, whole[:, start : start + frames], rtol=0, atol=1e-6)
+    lead = data.OGG_LEAD if suffix == ".ogg" else 0
+    assert all(asked <= lead + frames for asked, frames in zip(frames_read, (100, 3_000, 7), strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".mp3"])
+def test_a_file_that_is_cut_off_is_named(tmp_path, suffix):
+    for name in "ab":
+        write_stems(tmp_path / name, suffix, 40_000, Kick=1, snare=0.5)
+    (tmp_path / "stems.yaml").write_text("drums: [kick, snare]\n")
+    file = tmp_path / "b" / f"Kick{suffix}"
+    (track,) = find_tracks(tmp_path, "train")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
+    assert soundfile.info(file).frames == track.length
+    for read in (lambda: mixes(tmp_path, ("drums",)), lambda: track.read("drums", 35_000, 1_000)):
+        with pytest.raises(ValueError) as error:
+            read()
+        (line, *_) = str(error.value).splitlines()
+        what = r"is cut off before sample \d+: replace it" if suffix == ".mp3" else r"cannot be read \(.*\)"
+        assert re.fullmatch(f"{re.escape(str(file))}: {what}", line)
+
+
+def test_names_in_capitals_are_known(tmp_path):
+    for name in "ab":
+        write_stems(tmp_path / name, Drums=1, BASS=0.5, Mixture=2)
+    (track,) = find_tracks(tmp_path, "train")
+    assert [name for name in (*STEMS, "mixture") if track.read(name).any()] == ["drums", "bass", "mixture"]
+    assert not torch.equal(track.read("mixture"), track.read("drums") + track.read("bass"))
 
 
 def test_a_mapping_joins_stems(tmp_path):
     for name in "ab":
-        write_stems(tmp_path / name, kick=1, snare=0.5, lead=0.3, unused=1)
-    (tmp_path / "stems.yaml").write_text("drums: [kick, snare, hats]\nmelody: [lead]\n")
+        write_stems(tmp_path / name, kick=1, snare=0.5, lead=0.3, unused=1, **({"Hats": 1} if name == "a" else {}))
+    (tmp_path / "stems.yaml").write_text("drums: [Kick, snare, hats]\nmelody: [lead]\n")
     (track,) = find_tracks(tmp_path, "train")
     assert track.sources == ("drums", "melody")
     parts = [torch.from_numpy(soundfile.read(tmp_path / "b" / f"{name}.wav", dtype="float32")[0].T)
@@ -466,7 +529,8 @@ def test_a_mapping_joins_stems(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("drums", "should map each"), ("drums: kick", "should map each"), ("", "should map each"), ("{", "is not YAML"),
-    ("drums: [kick]\nbass: [kick]", "kick belongs to one source only"), ("mixture: [kick]", "mixture is no source"),
+    ("drums: [kick]\nbass: [Kick]", "kick belongs to one source only"), ("mixture: [kick]", "mixture is no source"),
+    ("drums: [kik, snare]", "no song has kik, snare; stems that are there and not named: kick"),
 ])  # fmt: skip
 def test_a_mapping_that_is_none(tmp_path, text, message):
     write_stems(tmp_path / "a", kick=1)
@@ -488,6 +552,18 @@ def test_a_stem_file_of_musdb18(tmp_path):
     for source in STEMS:
         part = track.read(source, 100_000, 5_000)
         torch.testing.assert_close(part, stems[source][:, 100_000:105_000], rtol=0, atol=1e-3)
+
+
+def test_a_mapping_applies_to_stem_files_too(tmp_path):
+    stempeg = pytest.importorskip("stempeg", reason="stempeg needs the ffmpeg program", exc_type=RuntimeError)
+    write_stems(tmp_path / "a", kick=1, vocals=1)
+    shutil.copy(stempeg.example_stem_path(), tmp_path / "b.stem.mp4")
+    (tmp_path / "stems.yaml").write_text("drums: [kick, drums]\nbacking: [bass, other]\nvocals: [vocals]\n")
+    (track,) = find_tracks(tmp_path, "train")
+    _, stems, _ = data.bundled_song()
+    assert track.sources == ("drums", "backing", "vocals")
+    for source, parts in (("drums", stems["drums"]), ("backing", stems["bass"] + stems["other"])):
+        torch.testing.assert_close(track.read(source, 100_000, 5_000), parts[:, 100_000:105_000], rtol=0, atol=1e-3)
 
 
 def test_all_problems_are_found_before_training(songs):
@@ -529,8 +605,8 @@ def test_pitch_moves_what_is_heard_within_its_limits(songs, mixing):
     for index in range(30):
         found = [as_mixed(samples, source, index) for source in STEMS]
         assert {stem.shape for stem in found} == {(1, RATE // 2)}
-        peaks = [np.abs(np.fft.rfft(stem[0].numpy() * np.hanning(RATE // 2), 2**16)).argmax() * RATE / 2**16 for stem in found]
-        shifts.append(12 * np.log2(np.array(peaks) / 500))
+        spectra = np.abs(np.fft.rfft(torch.cat(found).numpy() * np.hanning(RATE // 2), 2**16))
+        shifts.append(12 * np.log2(spectra.argmax(1) * RATE / 2**16 / 500))
     shifts = np.array(shifts)
     assert -3.05 < shifts.min() < -2 and 2 < shifts.max() < 3.05
     assert (np.ptp(shifts, axis=1) < 0.05).all() == (mixing == "aligned")

@@ -13,7 +13,7 @@ from bsrnn.train import last_checkpoint
 
 SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
          "--hidden_dim", "5", "--num_blstm_layers", "1", "--mlp_dim", "6", "--schema", "generic-12-8"]  # fmt: skip
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
 @pytest.fixture
@@ -44,10 +44,18 @@ def left_by(tmp_path, name):
 
 def test_two_processes_train_as_one_with_the_whole_batch(command, tmp_path):
     run(command("one", "--batch_size", 4, "--max_epochs", 2))
-    run(command("two", "--batch_size", 2, "--max_epochs", 2, launcher=TORCHRUN))
+    run(command("two", "--batch_size", 2, "--max_epochs", 2, launcher=[*TORCHRUN, "2"]))
     one, two = (pd.read_csv(tmp_path / "root" / "runs" / name / "history.csv") for name in ("one", "two"))
     assert one["step"].tolist() == two["step"].tolist()
     pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-3)
+
+
+def test_more_processes_than_validation_songs(command, tmp_path):
+    options = ("--max_epochs", 1, "--epoch_size", 6)
+    run(command("one", "--batch_size", 3, *options))
+    run(command("three", "--batch_size", 1, *options, launcher=[*TORCHRUN, "3"]))
+    one, three = (pd.read_csv(tmp_path / "root" / "runs" / name / "history.csv") for name in ("one", "three"))
+    pd.testing.assert_frame_equal(one, three, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("epochs", "options"), [(0, ()), (1, ("--data_loader_workers", 1, "--ema", 0.9))])

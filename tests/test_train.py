@@ -1,13 +1,18 @@
 import json
+import os
+import re
 import signal
+import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 
-from bsrnn import devices, train
-from bsrnn.data import find_tracks, fingerprint
+from bsrnn import demo, devices, train
+from bsrnn.data import Mixes, find_tracks, fingerprint
 from bsrnn.evaluate import evaluate
 from bsrnn.metrics import usdr
 from bsrnn.model import BSRNN
@@ -101,13 +106,45 @@ def test_the_loss_falls_and_the_best_epoch_is_returned(small, songs, tmp_path):
     assert mean == pytest.approx(fitted.history["validation_usdr"].max(), abs=0.3)
 
 
+def test_the_loss_falls_on_demo_songs(tiny, tmp_path):
+    demo.generate(tmp_path / "demo", train=3, test=0, seconds=4.0)
+    (tmp_path / "demo" / "test").mkdir(exist_ok=True)
+    model = tiny(("drums", "vocals"), sample_rate=8_000, schema="generic-12-8", chunk=0.5)
+    config = TrainingConfig(8, max_epochs=2, epoch_size=80, lr=0.01, validation_seconds=2.0)
+    losses = fit(model, tmp_path / "demo", config, tmp_path / "run", device="cpu").history["train_loss"]
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_adam_takes_the_rates_of_the_paper_and_clipped_gradients(small, songs, tmp_path, monkeypatch):
+    rates, norms, steps, original = [], [], [], torch.optim.Adam.step
+
+    def step(optimizer, closure=None):
+        parameters = optimizer.param_groups[0]["params"]
+        loss = closure()  # Lightning's: it also clips
+        norms.append(float(torch.cat([parameter.grad.flatten() for parameter in parameters]).norm()))
+        rates.append(optimizer.param_groups[0]["lr"])
+        before = [parameter.detach().clone() for parameter in parameters]
+        original(optimizer)
+        steps.append(max(float((one - other.detach()).abs().max())
+                         for one, other in zip(before, parameters, strict=True)))  # fmt: skip
+        return loss
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    config = TrainingConfig(2, max_epochs=5, epoch_size=4, clip_grad_norm=1e-3, portion=0.34)
+    fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    assert rates == pytest.approx([1e-3] * 4 + [0.98e-3] * 4 + [0.98**2 * 1e-3] * 2)
+    assert norms == pytest.approx([1e-3] * 10, rel=1e-3)
+    assert steps[0] == pytest.approx(1e-3, rel=0.01)  # Adam's first step is as long as its rate in every direction
+
+
 def test_the_best_weights_are_kept_when_later_ones_are_worse(small, songs, tmp_path, monkeypatch):
     seen = {}
     original = train.Module.on_validation_epoch_end
 
     def worse_every_epoch(module):
         seen[module.current_epoch] = state(module.model)
-        module.tracks = [(torch.full_like(score, -module.current_epoch), loss) for score, loss in module.tracks]
+        module.tracks = {name: (torch.full_like(score, -module.current_epoch), loss)
+                         for name, (score, loss) in module.tracks.items()}  # fmt: skip
         original(module)
 
     monkeypatch.setattr(train.Module, "on_validation_epoch_end", worse_every_epoch)
@@ -144,6 +181,18 @@ def test_transfer_trains_the_heads_only(small, songs, tmp_path):
         changed = part(after, f"heads.{source}")
         assert not any(torch.equal(value, before[name]) for name, value in changed.items())
     assert json.loads((tmp_path / "run" / "record.json").read_text())["trainable"] == ["heads"]
+
+
+def test_the_frozen_extractor_runs_once_per_batch_for_all_heads(small):
+    model, modes, items = train.transfer(small("drums"), ("bass", "vocals")).train(), set(), []
+    for part in (model.band_split, model.band_sequence):
+        part.register_forward_hook(lambda part, _, output: modes.add((part.training, output.requires_grad)))
+    model.band_sequence.register_forward_hook(lambda part, _, output: items.append(output.shape[2]))  # (T, K, B, N)
+    batch = (torch.randn(2, 1, 1_600), torch.randn(2, 2, 1, 1_600))
+    train.Module(model, TrainingConfig()).training_step(batch, 0).backward()
+    assert modes == {(False, False)}
+    assert sum(items) == 2
+    assert all(parameter.grad is not None for parameter in model.heads.parameters())
 
 
 def test_heads_transferred_together_equal_each_transferred_alone(small, songs, tmp_path):
@@ -220,6 +269,21 @@ def test_a_run_that_stopped_early_trains_nothing_more(small, songs, tmp_path, st
     pd.testing.assert_frame_equal(again.history, first.history)
 
 
+@pytest.mark.parametrize("limit", [{"max_epochs": 5, "patience": 1, "lr": STUCK}, {"max_epochs": 2}],
+                         ids=["patience", "epochs"])  # fmt: skip
+def test_a_run_killed_before_its_record_trains_nothing_more(small, songs, tmp_path, steps, limit):
+    config = TrainingConfig(**QUICK | limit)
+    first = fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    assert len(first.history) == 2
+    (tmp_path / "run" / "record.json").unlink()
+    steps.count = 0
+    again = fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    assert steps.count == 0
+    assert same(again.model.state_dict(), first.model.state_dict())
+    pd.testing.assert_frame_equal(again.history, first.history, check_exact=True)
+    assert (tmp_path / "run" / "record.json").is_file()
+
+
 @pytest.mark.parametrize(("what", "change"), [
     ("training", {"config": TrainingConfig(**QUICK, lr=2e-3)}), ("seed", {"seed": 1}), ("trainable", {"frozen": True}),
     ("model", {"sources": ("bass",)}), ("experiment", {"experiment": "other"}), ("data", {"shorter": True}),
@@ -249,6 +313,22 @@ def test_an_interrupt_by_the_user_reaches_the_caller(small, songs, tmp_path, ste
     with pytest.raises(KeyboardInterrupt):
         fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+class Hostile:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_a_hostile_checkpoint_runs_nothing(tmp_path, capsys):
+    torch.save({"history": [{}]}, tmp_path / "previous.ckpt")
+    torch.save({"history": [Hostile(tmp_path / "made")]}, tmp_path / "last.ckpt")
+    assert train.last_checkpoint(tmp_path) == (tmp_path / "previous.ckpt", 1)
+    assert f"{tmp_path / 'last.ckpt'} is damaged and left aside" in capsys.readouterr().out
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_damaged_checkpoint_is_left_aside(small, songs, tmp_path, steps, capsys):
@@ -349,11 +429,39 @@ def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, 
         return loss * torch.nan if what == "loss" else loss + 1e30 * loss**9 * 1e30
 
     monkeypatch.setattr(train.Module, "training_step", training_step)
-    with pytest.raises(FloatingPointError, match="not finite in step 8; songs of the batch: song") as error:
-        fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
-    assert str(error.value).endswith(f"last good checkpoint: {tmp_path / 'run' / 'last.ckpt'}")
-    assert "\n" not in str(error.value)
+    config = TrainingConfig(1, max_epochs=2, epoch_size=5)
+    with pytest.raises(FloatingPointError) as error:
+        fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
+    mixes = Mixes(find_tracks(songs, "train"), ("drums",), sample_rate=8_000, chunk=0.2, seed=0)
+    drawn = [", ".join(mixes.songs(index)) for index in (6, 7, 8)]
+    assert len(set(drawn)) == 3
+    assert str(error.value) == (f"loss or gradient is not finite in step 8; songs of the batch: {drawn[1]}; "
+                                f"last good checkpoint: {tmp_path / 'run' / 'last.ckpt'}")  # fmt: skip
     assert BSRNN.from_pretrained(tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_model_that_is_not_finite_in_validation_is_not_kept(small, songs, tmp_path, monkeypatch, epoch):
+    original = train.Module.optimizer_step
+
+    def optimizer_step(module, *args, **kwargs):
+        original(module, *args, **kwargs)
+        if module.global_step == 5 * epoch + 4:  # counted after it; the last of an epoch: no gradient sees it
+            module.model.heads["drums"].mask_bias.data.fill_(torch.nan)
+
+    monkeypatch.setattr(train.Module, "optimizer_step", optimizer_step)
+    folder = tmp_path / "run"
+    with pytest.raises(FloatingPointError) as error:
+        fit(small("drums"), songs, TrainingConfig(**QUICK), folder, device="cpu")
+    last = folder / "last.ckpt" if epoch else "none"
+    assert str(error.value) == (f"validation loss is not finite after step {5 * (epoch + 1)}; songs: song 0, song 6; "
+                                f"last good checkpoint: {last}")  # fmt: skip
+    assert train.last_checkpoint(folder)[1] == epoch
+    assert not (folder / "record.json").exists()
+    assert (folder / "model").exists() == bool(epoch)
+    if epoch:
+        weights = state(BSRNN.from_pretrained(folder / "model"))
+        assert all(value.isfinite().all() for value in weights.values())
 
 
 # what is refused
@@ -362,8 +470,8 @@ def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, 
 @pytest.mark.parametrize(("name", "value"), [
     ("batch_size", 0), ("accumulate", 0), ("ema", 1.0), ("epoch_size", -1), ("mixing", "both"), ("max_epochs", 0),
     ("lr", 0.0), ("lr", float("nan")), ("lr_decay", -1.0), ("clip_grad_norm", 0.0), ("patience", 0),
-    ("gain_db", -1.0), ("gain_db", float("nan")), ("validation_seconds", -1.0), ("pitch", -1.0), ("drop", 1.0), ("drop", -0.1),
-    ("portion", 0.0), ("portion", 1.1), ("workers", -1), ("segment", 0.0),
+    ("gain_db", -1.0), ("gain_db", float("nan")), ("validation_seconds", -1.0), ("pitch", -1.0), ("drop", 1.0),
+    ("drop", -0.1), ("portion", 0.0), ("portion", 1.1), ("workers", -1), ("segment", 0.0),
 ])  # fmt: skip
 def test_training_config_out_of_range(name, value):
     with pytest.raises(ValueError, match=name) as error:
@@ -400,6 +508,42 @@ def test_bad_data_leaves_no_folder(small, songs, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_problems_of_both_splits_and_all_stages_are_lines_of_one_error(small, songs, tmp_path):
+    nan, silent = np.full((16_000, 2), np.nan), np.zeros((16_000, 2))
+    soundfile.write(songs / "train" / "song 6" / "mixture.wav", nan, 8_000, subtype="FLOAT")  # a validation song
+    soundfile.write(songs / "train" / "song 2" / "bass.wav", nan, 8_000, subtype="FLOAT")
+    for number in range(8):
+        soundfile.write(songs / "train" / f"song {number}" / "vocals.wav", silent, 8_000, subtype="FLOAT")
+    (songs / "train" / "song 0" / "other.wav").write_text("text")
+    (songs / "train" / "song 1" / "drums.wav").write_text("text")
+    with pytest.raises(ValueError) as error:
+        fit(small("drums", "vocals"), songs, TrainingConfig(), tmp_path / "run", device="cpu")
+    place = f"{songs / 'train'}{os.sep}"
+    assert [line.removeprefix(place).replace(os.sep, "/") for line in str(error.value).splitlines()] == [
+        "song 1/drums.wav: cannot be read as audio",
+        "song 0/other.wav: cannot be read as audio",
+        "song 2/bass.wav: holds samples that are not finite (NaN or infinity)",
+        "vocals is silent in all 5 songs: nothing to learn",
+        "song 6/mixture.wav: holds samples that are not finite (NaN or infinity)",
+        "vocals is silent in all that validates: nothing to score",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_goes_while_training_is_one_line(small, songs, tmp_path, monkeypatch, workers):
+    original = train._claim
+
+    def claim(*settings):
+        original(*settings)
+        for file in songs.glob("train/*/drums.wav"):
+            file.unlink()
+
+    monkeypatch.setattr(train, "_claim", claim)
+    with pytest.raises(ValueError, match=r"^[^\n]*song \d.drums\.wav: cannot be read \(System error\.\)$"):
+        fit(small("drums"), songs, TrainingConfig(**QUICK, workers=workers), tmp_path / "run", device="cpu")
+
+
 def test_seed_everything_sets_the_initial_weights():
     drawn = []
     for seed in (1, 1, 2):
@@ -410,7 +554,7 @@ def test_seed_everything_sets_the_initial_weights():
 
 
 def test_a_line_per_epoch_and_nothing_else(small, songs, tmp_path, capsys):
-    assert not sys.stderr.isatty()
+    assert not sys.stdout.isatty()
     fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
     out, err = capsys.readouterr()
     assert [line.split("loss")[0].split() for line in out.splitlines()] == [
@@ -428,3 +572,25 @@ def test_a_resumed_run_says_so(small, songs, tmp_path, steps, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "going on after epoch 1"
     assert [line[:11] for line in lines[1:]] == ["epoch   2 o"]
+
+
+def test_the_bar_in_a_terminal_shows_loss_score_and_speed(songs, tmp_path):
+    termios, pty = pytest.importorskip("termios", reason="no terminals"), pytest.importorskip("pty")
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 200))
+    command = [sys.executable, "-m", "bsrnn.cli", "--device", "cpu", "train", "--musdbhq_location", songs, "--part",
+               "drums", *"""--name run --sample_rate 8000 --n_fft 512 --chunk_size_in_seconds 0.2 --feature_dim 4
+               --hidden_dim 4 --num_blstm_layers 1 --mlp_dim 4 --schema generic-12-8 --max_epochs 2 --epoch_size 40
+               """.split()]  # fmt: skip
+    process = subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL,
+                               env=os.environ | {"BSRNN_ROOT": str(tmp_path)})  # fmt: skip
+    os.close(terminal)
+    shown = b""
+    try:
+        while part := os.read(main, 4_096):
+            shown += part
+    except OSError:  # what Linux makes of a terminal that nobody holds any more
+        pass
+    os.close(main)
+    assert process.wait() == 0, shown.decode()
+    assert re.search(rb"Epoch 1:.*chunk/s.*step_loss=\d.*validation_usdr=-?\d", shown)
