@@ -210,18 +210,21 @@ tags: [music-source-separation, band-split-rnn]
 # {record["run"]}
 
 A band-split RNN that estimates {", ".join(model["sources"])} of a song: {record["parameters"]:,} parameters,
-{record["bands"]} bands ({model["schema"]}), {model["sample_rate"]:,} Hz. A run of the `{profile}` profile of Refined BSRNN{base}.
+{record["bands"]} bands ({model["schema"]}), {model["sample_rate"]:,} Hz. A run of the `{profile}` profile of Refined
+BSRNN{base}.
 
 ```python
+from bsrnn import audio
 from bsrnn.separate import Separator
 
-stems = Separator.from_pretrained("results/{profile}/checkpoints/{record["run"]}")(song, sample_rate)
+separator = Separator.from_pretrained("results/{profile}/checkpoints/{record["run"]}")
+stems = separator(*audio.read("song.wav"))  # source -> (channels, samples)
 ```
 
 - Data: {record["songs"]["train"]} songs for training and {record["songs"]["validation"]} for validation, fingerprint
   `{record["data"]}`; the section *Data* of the repository's README says what they are and under which licences.
-- Budget: {steps:,} steps of {batch} chunks of {model["chunk"]:g} s, {hours:.1f} hours of mixtures, seed {record["seed"]};
-  {record["seconds"] / 60:.0f} minutes on {record["hardware"]}, {record["threads"]} threads.
+- Budget: {steps:,} steps of {batch} chunks of {model["chunk"]:g} s, {hours:.1f} hours of mixtures,
+  seed {record["seed"]}; {record["seconds"] / 60:.1f} minutes on {record["hardware"]} (threads: {record["threads"]}).
 - Kept: epoch {kept["epoch"] + 1} of {len(history)}, the best in validation.
 - Licence: MIT, as the code.
 

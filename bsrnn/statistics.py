@@ -35,7 +35,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
 def joined(runs: Iterable[str]) -> str:
     """The names of runs in one, as a shell takes it: base-v7-drums-{0,1} is base-v7-drums-0 and base-v7-drums-1."""
     names = sorted(set(runs))
-    common = os.path.commonprefix(names)
+    common = os.path.commonprefix(names)  # noqa: RUF071 - names are no paths
     return names[0] if len(names) == 1 else f"{common}{{{','.join(name[len(common) :] for name in names)}}}"
 
 

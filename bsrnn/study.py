@@ -5,7 +5,7 @@
       seeds: [0, 1, 2]                  and with each of these
       base: [drums, vocals]             models of one source
       multitask: [drums+bass]           models of several
-      transfer: {drums: bass+vocals}    new heads (one run for all) on the frozen extractor of a base or multi-task model
+      transfer: {drums: bass+vocals}    new heads (one run for all) on the frozen extractor of one of the models above
       transfer_training: {max_epochs: 3}   what differs from training_config in a transfer
       scratch: [bass]                   models of one source with the budget of a transfer, to compare transfers with
       more_schemas: [joint]             the first base in other schemas

@@ -60,8 +60,8 @@ def render(path: Path, seconds: float) -> dict[str, np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
             midi, wav = f"{folder}/part.mid", f"{folder}/part.wav"
             part.write(midi)
-            command = ["fluidsynth", "-niq", "-g", "0.4", "-r", str(RATE), "-O", "float", "-F", wav, str(SOUNDFONT), midi]
-            subprocess.run(command, check=True, capture_output=True)
+            options = ["-niq", "-g", "0.4", "-r", str(RATE), "-O", "float", "-F", wav]
+            subprocess.run(["fluidsynth", *options, str(SOUNDFONT), midi], check=True, capture_output=True)
             samples, _ = soundfile.read(wav, dtype="float32", always_2d=True)
         stems[stem] = np.pad(samples, ((0, max(0, length - len(samples))), (0, 0)))[:length]
     size = min(length, int(seconds * RATE))

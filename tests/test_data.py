@@ -100,7 +100,7 @@ def test_an_excerpt_without_a_source_is_found_before(songs):
         soundfile.write(songs / "test" / f"song {i}" / "bass.wav", samples, RATE, subtype="FLOAT")
     tracks = find_tracks(songs, "test")
     assert data.WholeTracks(tracks, ("bass",), seconds=1.1)
-    with pytest.raises(ValueError, match="^bass is silent in all that validates: nothing to score") as error:
+    with pytest.raises(ValueError, match=r"^bass is silent in all that validates: nothing to score") as error:
         data.WholeTracks(tracks, ("bass",), seconds=1.0)
     assert one_line(error)
     assert data.WholeTracks(tracks, ("drums",), seconds=1.0)

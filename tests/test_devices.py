@@ -1,5 +1,6 @@
 import platform
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -121,14 +122,14 @@ def test_bf16_is_in_the_lstm(tiny, bf16):
 
 def test_bf16_leaves_stft_and_loss_alone(tiny, bf16, monkeypatch):
     module, seen = train.Module(tiny(("drums", "bass")).train(), train.TrainingConfig()), {}
+
+    def spy(function, name, *args):
+        result = function(*args)
+        seen[name] = {part.dtype for part in (*args, result) if isinstance(part, torch.Tensor)}
+        return result
+
     for place, name in ((train, "stft"), (train, "istft"), (losses, "objective"), (losses, "multitask")):
-
-        def spy(*args, function=getattr(place, name), name=name):
-            result = function(*args)
-            seen[name] = {part.dtype for part in (*args, result) if isinstance(part, torch.Tensor)}
-            return result
-
-        monkeypatch.setattr(place, name, spy)
+        monkeypatch.setattr(place, name, partial(spy, getattr(place, name), name))
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     with devices.autocast(CPU, bf16=True):
         loss = module.training_step((torch.randn(1, 1, 4_000), torch.randn(1, 2, 1, 4_000)), 0)

@@ -111,7 +111,7 @@ RECORD = {
     "run": "base-v7-bass-0", "seed": 0, "parameters": 1234, "bands": 34, "processes": 1, "seconds": 90.0, "data": "abc",
     "model": {"sources": ["bass"], "schema": "v7", "sample_rate": 22_050, "chunk": 20.0}, "hardware": "a computer",
     "training": {"batch_size": 3, "accumulate": 2}, "songs": {"train": 5, "validation": 1}, "threads": 2,
-    "history": [{"epoch": i, "step": 10 * i + 10, "validation_usdr": score} for i, score in enumerate((None, 2.0, 1.0))],
+    "history": [{"epoch": i, "step": 10 * i + 10, "validation_usdr": x} for i, x in enumerate((None, 2.0, 1.0))],
 }  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def test_publish(root):
     assert record == RECORD | {"profile": "demo", "scores": {"test uSDR bass": 1.5, "test cSDR bass": 5.0}}
     card = (records.checkpoint("demo", folder.name) / "README.md").read_text()
     for text in ("# base-v7-bass-0", "estimates bass of a song: 1,234 parameters,\n34 bands (v7), 22,050 Hz",
-                 "30 steps of 6 chunks of 20 s, 1.0 hours of mixtures, seed 0", "epoch 2 of 3",
+                 "30 steps of 6 chunks of 20 s, 1.0 hours of mixtures,\n  seed 0", "epoch 2 of 3",
                  "| test | bass | 1.50 | -inf | 5.00 | 2 |"):  # fmt: skip
         assert text in card
     assert (records.checkpoint("demo", folder.name) / "model.safetensors").read_bytes() == b"weights"
