@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -505,7 +506,8 @@ def test_interrupted(tiny, tmp_path, number, code, message):
     soundfile.write(tmp_path / "a.wav", noise(600 * RATE, 1), RATE)
     command = [sys.executable, "-m", "bsrnn.cli", "infer", "--checkpoint_fp", tmp_path / "model", "--input",
                tmp_path / "a.wav", "--out", tmp_path / "out", "--hop", "0.02"]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where a job in the background is to ignore it
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/a/.partial-*/bass.wav")) and time.monotonic() < deadline:
         time.sleep(0.05)
