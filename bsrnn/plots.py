@@ -6,6 +6,7 @@ the only code: V7 is red and round, the generic schema blue and square, any othe
 """
 
 import io
+import re
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -125,6 +126,8 @@ def _legend(figure: Figure) -> None:
 
 
 def _caption(figure: Figure, text: str) -> None:
+    names = [name.get_text() for ax in figure.axes for name in (*ax.get_xticklabels(), ax.title)]
+    text += ". Initials: sources learned at once" * any(re.match(r"\w\+\w", name) for name in names)
     figure.supxlabel(textwrap.fill(text, int(13 * figure.get_figwidth())), size=9, color=_INK)
 
 
@@ -140,15 +143,20 @@ def _ordered(cells: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return sorted(set(cells), key=lambda cell: [(rank.get(name, 99), name) for name in cell])
 
 
+def _set_name(sources: str) -> str:
+    """A short name of what is learned at once: drums, or the initials of several."""
+    names = sources.split("+")
+    return sources if len(names) == 1 else "+".join(name[:1] for name in names)
+
+
 def _cell_name(experiment: str = "", base_source: str = "", source: str = "", schema: str = "", **_: str) -> str:
     """What a cell is called on an axis or above a panel, by those columns of `CELL` that tell it apart."""
     if experiment == "base":
         return source
     if experiment == "transfer":
-        several = base_source.count("+") + 1
-        return f"{base_source if several == 1 else f'{several} at once'}\n→ {source}"
+        return f"{_set_name(base_source)}\n→ {source}"
     if experiment == "multitask":
-        return f"{(base_source or source).count('+') + 1} at once" + f":\n{source}" * bool(base_source)
+        return _set_name(base_source or source) + f":\n{source}" * bool(base_source)
     return f"{experiment}:\n{source}" if experiment else "\n".join(filter(None, (source, base_source, schema)))
 
 

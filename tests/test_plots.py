@@ -57,8 +57,8 @@ def scores():
             cell("base", "drums", "drums", "v7", [1.0, 2.0, 6.0]),
             cell("base", "drums", "drums", "generic", [2.0, 4.0, 6.5]),
             cell("transfer", "drums", "bass", "generic", [0.5, 1.0, 3.0]),
-            cell("multitask", None, "drums", "v7", [2.0, 2.5, 5.0]),
-            cell("multitask", None, "drums", "generic", [2.0, 3.0, 5.5]),
+            cell("multitask", "drums+bass", "drums", "v7", [2.0, 2.5, 5.0]),
+            cell("multitask", "drums+bass", "drums", "generic", [2.0, 3.0, 5.5]),
             cell("baseline", None, "drums", "mixture", [-9.0, -8.0, -7.0]),
             cell("baseline", None, "drums", "silence", [0.0, 0.0, 0.0]),
             cell("baseline", None, "drums", "IRM", [6.0, 6.5, 7.0]),
@@ -166,7 +166,7 @@ def test_a_source_looks_the_same_alone_and_among_others():
 def test_comparison_has_a_group_per_cell_and_a_mean_per_schema(scores):
     figure = drawn(plots.usdr_comparison(scores))
     labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["drums", "drums → bass", "multi-task: drums"]
+    assert labels == ["drums", "drums → bass", "d+b: drums"]
     found = means(figure)
     assert list(found) == ["v7", "generic"]
     for schema, groups in (("v7", [0, 2]), ("generic", [0, 1, 2])):  # v7 has no transfer
@@ -237,8 +237,10 @@ def test_comparison_shows_one_track_without_an_interval_and_other_metrics():
 
 def test_comparison_tells_sets_of_sources_learnt_together_apart():
     table = pd.concat([cell("multitask", base, "bass", "v7", [1.0, 2.0]) for base in ("bass+drums", "bass+other")])
-    labels = drawn(plots.usdr_comparison(table)).axes[0].get_xticklabels()
-    assert [label.get_text().split("\n")[1] for label in labels] == ["bass+drums:", "bass+other:"]
+    figure = drawn(plots.usdr_comparison(table))
+    labels = figure.axes[0].get_xticklabels()
+    assert [label.get_text() for label in labels] == ["b+d:\nbass", "b+o:\nbass"]
+    assert "Initials: sources learned at once" in texts(figure)
 
 
 def test_comparison_refuses_mixed_splits_and_tables_without_runs(scores):
@@ -324,7 +326,7 @@ def test_paired_tracks_and_their_mean_difference(scores):
         line, _, (bars,) = container.lines
         assert line.get_ydata()[0] == pytest.approx(row["difference"])
         assert bars.get_segments()[0][:, 1] == pytest.approx([row["low"], row["high"]])
-    assert [label.get_text().replace("\n", " ") for label in lower.get_xticklabels()] == ["drums", "multi-task: drums"]
+    assert [label.get_text().replace("\n", " ") for label in lower.get_xticklabels()] == ["drums", "d+b: drums"]
     assert texts(figure).count("no support") == 2 and "+1.17" in texts(figure)
 
 
