@@ -58,10 +58,16 @@ def training(experiment):
     return json.dumps(SETTINGS["training_config"] | own)
 
 
+# executed notebooks to read: those of the demo profile are in notebooks/
+FIRST = {run.experiment: run.name for run in reversed(RUNS) if run.schema == GRID["schemas"][-1]}
+READ = [FIRST["base"], FIRST["transfer"], FIRST["multitask"], "01_band_schemas", "05_usdr_comparison", "06_listening"]
+
+
 rule all:
     input:
         f"{DONE}/01_band_schemas.ipynb",
         f"{DONE}/05_usdr_comparison.ipynb",
+        [f"results/{PROFILE}/notebooks/{name}.ipynb" for name in READ if PROFILE != "demo"],
 
 
 rule data:
@@ -147,3 +153,13 @@ rule listening:
     shell:
         "{PAPERMILL} -p profile {PROFILE} -p dataset '{DATASET}' -p schema {params.schema} -p seed {params.seed}"
         " -y 'sources: {params.sources}' notebooks/06_listening.ipynb {output}"
+
+
+rule published:
+    input:
+        f"{DONE}/{{name}}.ipynb",
+    output:
+        f"results/{PROFILE}/notebooks/{{name}}.ipynb",
+    shell:
+        "nbstripout --textconv --keep-output --keep-count"
+        " --extra-keys 'metadata.papermill cell.metadata.papermill cell.metadata.execution' {input} > {output}"

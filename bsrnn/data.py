@@ -7,6 +7,8 @@ source names are left out, and whether names are in capitals does not matter:
 
     drums: [kick, snare, overheads]
     bass: [bass]
+
+A validation.txt, a name in each line, may say which training songs validate.
 """
 
 import shutil
@@ -26,10 +28,9 @@ from tqdm import tqdm
 from bsrnn import audio, demo, records
 
 STEMS = ("drums", "bass", "other", "vocals")  # the sources, where no stems.yaml names others
-MAPPING = "stems.yaml"
+MAPPING, VALIDATION = "stems.yaml", "validation.txt"
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # of stem files
 STEM_FILE = ".stem.mp4"
-MIXINGS = ("random", "aligned")
 OGG_LEAD = 16_384  # samples
 STREAM_SLACK = 4_096  # samples that may lack at the end of a stream, whose length is known by its rounded duration
 SPLITS = ("train", "validation", "test")
@@ -40,6 +41,8 @@ SEGMENT_CHUNKS = 10
 SILENT_LEVEL = 1e-5
 ACTIVE_QUANTILE = 0.15
 ACTIVE_LEVEL = 1e-3
+
+STEM_LEVEL = 0.05  # RMS that stems are brought to; our choice
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ def find_data(data: str | Path) -> Path:
 def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str] | None = None) -> list[Track]:
     """The songs of a split, sorted by name, each checked.
 
-    Validation songs are taken from the training songs: those of musdb's own list, or, where none of them is there,
-    every sixth. A folder without train/ and test/ has training songs only.
+    Validation songs are taken from the training songs: those that a validation.txt names, or those of musdb's own list,
+    or, where none of them is there, every sixth. A folder without train/ and test/ has training songs only.
 
     Args:
         root: the data set.
@@ -145,8 +148,7 @@ def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str
         raise ValueError(f"portion must be above 0 and at most 1, not {portion}")
     songs, mapping = _songs(root, split), stem_mapping(root)
     if split != "test":
-        held_out = _validation_names() & {song.name.removesuffix(STEM_FILE) for song in songs}
-        held_out = held_out or {song.name.removesuffix(STEM_FILE) for song in songs[::VALIDATION_SHARE]}
+        held_out = _held_out(root, [song.name.removesuffix(STEM_FILE) for song in songs])
         songs = [song for song in songs if (song.name.removesuffix(STEM_FILE) in held_out) == (split == "validation")]
     if not songs:
         raise ValueError(f"{root}: no songs for {split}")
@@ -222,10 +224,18 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
     return mapping
 
 
-def _validation_names() -> set[str]:
+def _held_out(root: Path, names: Sequence[str]) -> set[str]:
+    """Which of the training songs validate."""
+    file = root / VALIDATION
+    if file.is_file():
+        listed = {line.strip() for line in file.read_text(encoding="utf-8").splitlines()} - {""}
+        if unknown := sorted(listed.difference(names)):
+            raise ValueError(f"{file}: no training song is named {unknown[0]!r}")
+        return listed
     # read from the package's file: importing musdb needs the ffmpeg program, which wav files do not
     settings = Path(find_spec("musdb").submodule_search_locations[0], "configs", "mus.yaml")
-    return set(yaml.safe_load(settings.read_text())["validation_tracks"])
+    known = set(yaml.safe_load(settings.read_text())["validation_tracks"])
+    return known.intersection(names) or set(names[::VALIDATION_SHARE])
 
 
 def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track | list[str]:
@@ -281,7 +291,7 @@ def _open_stem_file(song: Path, files: Mapping[str, tuple[AudioFile, ...]]) -> T
 def fingerprint(root: Path) -> str:
     """Identifies a data set by its songs' names and sizes."""
     suffixes = (*SUFFIXES, ".mp4")
-    files = [file for file in root.rglob("*") if file.suffix.lower() in suffixes or file.name == MAPPING]
+    files = [file for file in root.rglob("*") if file.suffix.lower() in suffixes or file.name in (MAPPING, VALIDATION)]
     return records.fingerprint(files, root)
 
 
@@ -358,9 +368,11 @@ class Mixes(Dataset):
         sample_rate: of the samples, in Hz.
         chunk: length of a sample in seconds.
         seed: of all draws.
-        salient: take segments in which the source sounds; of aligned mixes, any.
+        salient: take segments in which the source sounds, or any.
         segment: length of a segment in seconds.
-        mixing: "random", sources of different songs; or "aligned", all of one song, from one place.
+        aligned: share of the samples whose sources are all from one place of one song: a segment of one of the targets.
+            The others have sources of different songs.
+        equal_levels: bring the stems of all songs to one level before their gains; our choice.
         gain_db: gains are uniform within plus and minus this, in dB.
         drop: probability that a source is silent.
         peak_division: divide mixture and targets by the largest of their peaks.
@@ -373,22 +385,26 @@ class Mixes(Dataset):
 
     def __init__(
         self, tracks: Sequence[Track], targets: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
-        salient: bool = True, segment: float = 6.0, mixing: str = "random", gain_db: float = 10.0, drop: float = 0.1,
-        peak_division: bool = True, pitch: float = 0.0, epoch_size: int = 0, problems: list[str] | None = None,
+        salient: bool = True, segment: float = 6.0, aligned: float = 0.0, equal_levels: bool = False,
+        gain_db: float = 10.0, drop: float = 0.1, peak_division: bool = True, pitch: float = 0.0, epoch_size: int = 0,
+        problems: list[str] | None = None,
     ):  # fmt: skip
         check_sources(targets, tracks)
         self.targets, self.sample_rate, self.chunk, self.seed = tuple(targets), sample_rate, chunk, seed
-        self.mixing, self.gain_db, self.drop, self.peak_division = mixing, gain_db, drop, peak_division
-        self.pitch = pitch
+        self.aligned, self.gain_db, self.drop, self.peak_division = aligned, gain_db, drop, peak_division
+        self.pitch, self.factors = pitch, {}  # on the level of a song's stem
         self.segments, found, heard = {source: [] for source in tracks[0].sources}, [], set()
         for track, source, signal in _signals(tracks, found):
             if source == "mixture":
                 continue
             if signal.any():
                 heard.add(source)
-            ranges = (active_segments(signal, track.sample_rate, segment) if salient and mixing == "random" else
-                      windows(track.length, track.sample_rate, segment))  # fmt: skip
+            active = active_segments(signal, track.sample_rate, segment) if salient or equal_levels else []
+            ranges = active if salient else windows(track.length, track.sample_rate, segment)
             self.segments[source] += [(track, *limits) for limits in ranges]
+            if equal_levels and active:
+                power = sum(signal[:, start:stop].square().mean() for start, stop in active) / len(active)
+                self.factors[track, source] = STEM_LEVEL / float(power) ** 0.5
         report(found + [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in targets
                         if source not in heard or not self.segments[source]], problems)  # fmt: skip
         self.num_songs = len(tracks)
@@ -414,14 +430,17 @@ class Mixes(Dataset):
     def _choices(self, index: int) -> dict[str, tuple]:
         """Of every source: its segment, or None for silence, the place of the crop, the channel, the gain and the
         speed; the last four as numbers from 0 to 1."""
-        draw, speeds = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,)))
-        choices, first = {}, None
+        draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
+        choices, place = {}, None
+        together, target = kind.random(2)
+        common = self.segments[self.targets[int(target * len(self.targets))]] if together < self.aligned else None
         for source, segments in self.segments.items():
             # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
             choice, offset, side, gain, fate = draw.random(5)
             speed = speeds.random()
-            if self.mixing == "aligned":
-                choice, offset, side, speed = first = first or (choice, offset, side, speed)
+            if common:
+                segments = common
+                choice, offset, side, speed = place = place or (choice, offset, side, speed)
             silent = not segments or fate < self.drop
             choices[source] = (None if silent else segments[int(choice * len(segments))], offset, side, gain, speed)
         return choices
@@ -438,7 +457,7 @@ class Mixes(Dataset):
         crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
         crop = audio.resample(crop[int(side * len(crop))][None], rate, self.sample_rate)
         crop = torch.nn.functional.pad(crop, (0, max(0, length - crop.shape[-1])))[:, :length]
-        return crop * 10 ** (self.gain_db * (2 * gain - 1) / 20)
+        return crop * self.factors.get((track, source), 1.0) * 10 ** (self.gain_db * (2 * gain - 1) / 20)
 
 
 def check_sources(wanted: Sequence[str], tracks: Sequence[Track]) -> None:

@@ -53,14 +53,18 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **options) -> tupl
     figure = _Figure(figsize=size, dpi=110, layout="constrained", facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color("#888888")
-        ax.grid(color=_FAINT, linewidth=0.7)
-        ax.set_axisbelow(True)
-        ax.tick_params(labelsize=10, color="#888888", labelcolor=_INK)
-        ax.xaxis.label.set(size=11, color=_INK)
-        ax.yaxis.label.set(size=11, color=_INK)
+        _style_axes(ax)
     return figure, axes
+
+
+def _style_axes(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#888888")
+    ax.grid(color=_FAINT, linewidth=0.7)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=10, color="#888888", labelcolor=_INK)
+    ax.xaxis.label.set(size=11, color=_INK)
+    ax.yaxis.label.set(size=11, color=_INK)
 
 
 def _frequency_axis(ax: Axes, sample_rate: int, which: str = "x", ticks: Sequence[int] = tuple(_TICKS)) -> None:
@@ -571,6 +575,57 @@ def paired(scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str
     _caption(figure, f"Above: a line per track ({tracks}), a bar at each mean. Below: mean difference with its 95% "
                      f"interval (bootstrap over tracks, and runs: {runs} a side) and what has support")  # fmt: skip
     return figure
+
+
+def differences(table: pd.DataFrame) -> Figure:
+    """What a study found in one picture: a panel for each question, in it every cell's mean difference with its 95%
+    interval, filled where it has support, hollow where it has none.
+
+    Args:
+        table: rows of `statistics.comparisons`.
+    """
+    questions = {name: rows for name, rows in table.groupby("question", sort=False)}
+    names = _schema_order(set(table["schema"]) - {""})
+    # questions about schemas to the left, in grey; those about training to the right, a colour per schema
+    columns = [column for column in ([name for name, rows in questions.items() if (rows["schema"] == "").all() == left]
+                                     for left in (True, False)) if column]  # fmt: skip
+    cells = {name: _ordered(rows[["experiment", "base_source", "source"]].itertuples(index=False, name=None))
+             for name, rows in questions.items()}  # fmt: skip
+    heights = [[len(cells[name]) + 1.6 for name in column] for column in columns]
+    figure = _Figure(figsize=(5.2 * len(columns) + 1, 0.8 + 0.26 * max(map(sum, heights))), dpi=110,
+                     layout="constrained", facecolor="white")  # fmt: skip
+    grid, first = figure.add_gridspec(1, len(columns)), None
+    for place, (column, ratios) in enumerate(zip(columns, heights, strict=True)):
+        for part, name in zip(grid[place].subgridspec(len(column), 1, height_ratios=ratios), column, strict=True):
+            first = ax = figure.add_subplot(part, sharex=first)
+            _draw_differences(ax, questions[name], cells[name], names)
+            ax.set_title(name.replace(" minus ", " − "), size=11, color=_INK, loc="left")
+            ax.xaxis.set_tick_params(labelbottom=name == column[-1])
+    _legend(figure)
+    tracks, runs = _range(table["tracks"]), _range(table["runs"])
+    _caption(figure, f"uSDR difference in dB: mean over tracks ({tracks}) and its 95% interval (bootstrap over tracks, "
+                     f"and runs: {runs} a side). Filled: interval and test agree; hollow: no support")  # fmt: skip
+    return figure
+
+
+def _draw_differences(ax: Axes, rows: pd.DataFrame, cells: Sequence[tuple[str, ...]], schemas: Sequence[str]) -> None:
+    """The rows of one question, schemas beside each other."""
+    _style_axes(ax)
+    shown = _schema_order(rows["schema"])
+    for index, schema in enumerate(shown):
+        part = rows[rows["schema"] == schema]
+        style = _style(schema, schemas) if schema else {"color": _INK, "marker": "D"}
+        shift = (index - (len(shown) - 1) / 2) * 0.3
+        for row in part.itertuples():
+            place = cells.index((row.experiment, row.base_source, row.source)) + shift
+            ends = [[row.difference - row.low], [row.high - row.difference]]
+            face = "white" if row.better == "no support" else style["color"]
+            ax.errorbar(row.difference, place, xerr=ends, ms=6, mfc=face, capsize=2, linestyle="", **style)
+    labels = [" ".join(_cell_name(*cell).split()) for cell in cells]
+    ax.set_yticks(range(len(cells)), labels)
+    ax.set_ylim(len(cells) - 0.4, -0.6)
+    ax.axvline(0, color=_INK, linewidth=1)
+    ax.grid(visible=False, axis="y")
 
 
 def usdr_per_band(table: pd.DataFrame) -> Figure:

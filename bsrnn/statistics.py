@@ -5,6 +5,7 @@ Functions of score rows as `evaluate.evaluate` makes them (columns `records.SCOR
 
 import os
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,40 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
     names = [name_of(kind) for kind in (one, other)]
     table["better"] = np.where(supported, np.where(table["difference"] > 0, *names), "no support")
     return table
+
+
+def questions(scores: pd.DataFrame) -> list[tuple[Mapping[str, str], Mapping[str, str]]]:
+    """What a study asks of the cells it has, as pairs of kinds for `paired_differences`.
+
+    Is one schema as good as another; does a transferred model score what one from scratch with a transfer's budget
+    scores, or one with a base's; does a model of several sources score what those of one do; and which base serves a
+    transfer better?
+    """
+    models = scores[scores["experiment"] != "baseline"]
+    others = sorted(set(models["schema"]) - {"generic", "v7"})
+    pairs_of_schemas = [("generic", "v7"), *((other, known) for other in others for known in ("v7", "generic"))]
+    found = [({"schema": one}, {"schema": other}) for one, other in pairs_of_schemas]
+
+    def kinds(experiment):
+        bases = models.loc[models["experiment"] == experiment, "base_source"].unique()
+        return [{"experiment": experiment, "base_source": base} for base in sorted(bases)]
+
+    transfers = kinds("transfer")
+    found += [(transfer, alone) for transfer in transfers for alone in kinds("scratch") + kinds("base")]
+    found += [(several, alone) for several in kinds("multitask") for alone in kinds("base")]
+    return found + [(one, other) for other, one in combinations(transfers, 2)]
+
+
+def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `paired_differences` for each of the `questions` that the scores can answer, under its name, such as
+    "generic minus v7"; columns in which the two sides of a question differ are empty. Holm's correction is for the
+    rows of one question."""
+    answers = [paired_differences(scores, one, other).assign(question=f"{name_of(one)} minus {name_of(other)}")
+               for one, other in questions(scores)]  # fmt: skip
+    table = pd.concat([answer for answer in answers if len(answer)] or answers, ignore_index=True)
+    results = [column for column in answers[0] if column not in CELL and column != "question"]
+    table = table.reindex(columns=["question", *CELL, *results])
+    return table.fillna(dict.fromkeys(CELL, ""))
 
 
 def name_of(kind: Mapping[str, str]) -> str:

@@ -11,11 +11,17 @@
       more_schemas: [joint]             the first base in other schemas
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
+import pandas as pd
+import yaml
+
+from bsrnn import records
 from bsrnn.records import run_name
+
+PROFILES = ("demo", "open", "musdb", "large")
 
 
 @dataclass(frozen=True)
@@ -60,3 +66,24 @@ def grid(settings: Mapping) -> list[Run]:
         if run.experiment in ("base", "scratch") and "+" in run.sources[0]:
             raise ValueError(f"grid: {run.experiment} lists single sources, not {run.sources[0]}")
     return runs
+
+
+def coverage(profiles: Iterable[str] = PROFILES) -> pd.DataFrame:
+    """How much of each profile's grid has scores: a row per cell, a column per schema that says of how many seeds, such
+    as "2 of 3" or "not run", empty where the grid has no such cell; and, where some are missing, what they need."""
+    rows = []
+    for profile in profiles:
+        settings = yaml.safe_load((records.root() / "profiles" / f"{profile}.yaml").read_text())
+        done = {file.stem for file in (records.results(profile) / "scores").glob("*.csv")}
+        cells = {}
+        for run in grid(settings["grid"]):
+            cell = (profile, run.experiment, "+".join(run.base), "+".join(run.sources))
+            cells.setdefault(cell, {}).setdefault(run.schema, []).append(run.name in done)
+        for cell, schemas in cells.items():
+            missing = not all(map(all, schemas.values()))
+            counts = {name: f"{sum(seeds)} of {len(seeds)}" if any(seeds) else "not run"
+                      for name, seeds in schemas.items()}  # fmt: skip
+            names = dict(zip(("profile", "experiment", "base_source", "source"), cell, strict=True))
+            rows.append(names | counts | {"needs": settings["needs"] * missing})
+    table = pd.DataFrame(rows).fillna("")
+    return table.assign(needs=table.pop("needs"))

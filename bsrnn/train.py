@@ -47,7 +47,8 @@ class TrainingConfig:
     # how samples are mixed: section IV-A1 (source activity detection) and IV-A2 (the rest)
     salient: bool = True  # random mixes take segments in which the source sounds
     segment: float = 6.0  # seconds of a segment; a sample is a crop of it as long as the model's chunk
-    mixing: str = "random"  # sources of different songs, or "aligned", all from one place of one song
+    aligned: float = 0.0  # share of samples with all sources from one place of one song; not in the paper, nor the next
+    equal_levels: bool = False  # bring the stems of all songs to one level before their gains
     gain_db: float = 10.0  # stems are mixed with gains within plus and minus this
     drop: float = 0.1  # probability that a stem is left out of a sample
     peak_division: bool = True  # divide mixture and targets by the largest of their peaks
@@ -68,8 +69,8 @@ class TrainingConfig:
         for name in ("drop", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        if self.mixing not in data.MIXINGS:
-            raise ValueError(f"unknown mixing {self.mixing!r}: choose from {', '.join(data.MIXINGS)}")
+        if not 0 <= self.aligned <= 1:
+            raise ValueError(f"aligned must be at least 0 and at most 1, not {self.aligned}")
         if not 0 < self.portion <= 1:
             raise ValueError(f"portion must be above 0 and at most 1, not {self.portion}")
 
@@ -394,8 +395,9 @@ def _datasets(model, dataset, config, seed):
     validation = data.find_tracks(dataset, "validation", problems=problems)
     mixes = tracks and data.Mixes(
         tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
-        salient=config.salient, segment=config.segment, mixing=config.mixing, gain_db=config.gain_db, drop=config.drop,
-        peak_division=config.peak_division, pitch=config.pitch, epoch_size=config.epoch_size, problems=problems,
+        salient=config.salient, segment=config.segment, aligned=config.aligned, equal_levels=config.equal_levels,
+        gain_db=config.gain_db, drop=config.drop, peak_division=config.peak_division, pitch=config.pitch,
+        epoch_size=config.epoch_size, problems=problems,
     )  # fmt: skip
     whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
     data.report(problems)

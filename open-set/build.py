@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from bsrnn.data import STEMS
+from bsrnn.data import STEMS, VALIDATION
 from bsrnn.records import written_together
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +34,7 @@ SOUNDFONT = Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3")
 BASSES = range(32, 40)  # General MIDI's programs for basses
 TEST_EVERY = 6
 TEST_RECORDINGS = ("2.Lithium", "7.Francium")
+VALIDATION_RECORDING = "6.Caesium"  # of the four for training: its voice is the least like one
 STEP = 5  # seconds between the passages that are compared
 AUDIBLE = 1e-3  # RMS
 PEAK = 0.9
@@ -46,6 +47,12 @@ def songs() -> dict[str, Path]:
     places = {f"{'test' if number % TEST_EVERY == TEST_EVERY - 1 else 'train'}/{path.stem}": path
               for number, path in enumerate(composed)}  # fmt: skip
     return places | {f"{'test' if path.name in TEST_RECORDINGS else 'train'}/{path.name}": path for path in recorded}
+
+
+def validation(places: dict[str, Path]) -> list[str]:
+    """Which training songs validate: one of the recordings, and every sixth of the others."""
+    composed = [place for place, path in places.items() if place.startswith("train") and path.is_file()]
+    return [VALIDATION_RECORDING, *(Path(place).name for place in composed[::TEST_EVERY])]
 
 
 def render(path: Path, seconds: float) -> dict[str, np.ndarray]:
@@ -118,6 +125,7 @@ def main() -> int:
     with ProcessPoolExecutor(args.jobs) as pool:
         made = pool.map(partial(build, args.out, args.seconds), every.items())
         list(tqdm(made, "building", total=len(every), unit="song"))
+    (args.out / VALIDATION).write_text("".join(f"{name}\n" for name in validation(every)))
     return 0
 
 

@@ -45,6 +45,19 @@ def test_every_sixth_training_song_validates(empty):
     assert names(empty, "test") == ["t"]
 
 
+def test_a_list_of_validation_songs(empty):
+    for name in ("a", "b", "c", "d ä"):
+        write_song(empty / "train" / name)
+    (empty / "validation.txt").write_text("b\n\n d ä \n", encoding="utf-8")
+    assert names(empty, "validation") == ["b", "d ä"]
+    assert names(empty, "train") == ["a", "c"]
+    listed = data.fingerprint(empty)
+    (empty / "validation.txt").write_text("b\nthe other\n")
+    assert data.fingerprint(empty) != listed
+    with pytest.raises(ValueError, match=r"validation\.txt: no training song is named 'the other'"):
+        names(empty, "train")
+
+
 def test_musdb_validation_songs_are_known_by_name(empty):
     held_out = ["Actions - One Minute Smile", "Leaf - Summerghost", "Meaxic - Take A Step", "Triviul - Angelsaint"]
     others = ["A Classic Education - NightOwl", "Night Panther - Fire", "Unknown - Song"]
@@ -583,7 +596,7 @@ def test_aligned_mixes_are_one_place_of_one_song(songs):
         ramp = np.linspace(0, 0.1, 16_000)[:, None] + [i, i + 0.5]
         for source in STEMS:
             soundfile.write(songs / "train" / f"song {i}" / f"{source}.wav", ramp, RATE, subtype="FLOAT")
-    samples = mixes(songs, mixing="aligned", gain_db=0.0, drop=0.0)
+    samples = mixes(songs, aligned=1.0, salient=False, gain_db=0.0, drop=0.0)
     places = set()
     for index in range(20):
         stems = [as_mixed(samples, source, index) for source in STEMS]
@@ -593,13 +606,45 @@ def test_aligned_mixes_are_one_place_of_one_song(songs):
     assert len(places) == 20
 
 
+def test_some_samples_are_aligned_at_a_place_where_a_target_sounds(songs):
+    for i in range(8):  # bass sounds in the last quarter of songs, drums in the first
+        for source, part in (("bass", slice(12_000, None)), ("drums", slice(None, 4_000))):
+            heard = np.zeros((16_000, 2))
+            heard[part] = np.random.default_rng(i).normal(size=heard[part].shape) * 0.1
+            soundfile.write(songs / "train" / f"song {i}" / f"{source}.wav", heard, RATE, subtype="FLOAT")
+    settings = {"segment": 0.5, "chunk": 0.2, "drop": 0.0}
+    every, none, some = (mixes(songs, ("bass",), aligned=share, **settings) for share in (1.0, 0.0, 0.3))
+    for index in range(20):
+        assert len(every.songs(index)) == 1
+        assert as_mixed(every, "bass", index).any() and not as_mixed(every, "drums", index).any()
+        # the others are what they would be without
+        assert torch.equal(some[index][0], (every if len(some.songs(index)) == 1 else none)[index][0])
+    assert 60 < sum(len(some.songs(index)) == 1 for index in range(300)) < 130
+    two = mixes(songs, ("bass", "drums"), aligned=1.0, **settings)
+    assert {as_mixed(two, "bass", index).any().item() for index in range(20)} == {True, False}
+
+
+def test_equal_levels_are_those_of_where_a_stem_sounds(songs):
+    draw = np.random.default_rng(0)
+    for i in range(8):
+        for loudness, source in enumerate(STEMS):
+            stem = draw.normal(size=(16_000, 2)) * 0.01 * (1 + loudness) * (1 + i)
+            stem[8_000:] = 0
+            soundfile.write(songs / "train" / f"song {i}" / f"{source}.wav", stem, RATE, subtype="FLOAT")
+    samples = mixes(songs, segment=0.5, chunk=0.2, gain_db=0.0, drop=0.0, equal_levels=True)
+    levels = {float(as_mixed(samples, source, index).square().mean().sqrt()) for index in range(20) for source in STEMS}
+    np.testing.assert_allclose(list(levels), 0.05, rtol=0.2)
+    silence(songs, "bass", 0)  # has no level to bring it to
+    mixes(songs, segment=0.5, equal_levels=True, salient=False)
+
+
 @pytest.mark.parametrize("mixing", ["random", "aligned"])
 def test_pitch_moves_what_is_heard_within_its_limits(songs, mixing):
     tone = np.sin(2 * np.pi * 500 / RATE * np.arange(16_000))[:, None] * [0.1, 0.1]
     for song in (songs / "train").iterdir():
         for source in STEMS:
             soundfile.write(song / f"{source}.wav", tone, RATE, subtype="FLOAT")
-    settings = {"pitch": 3.0, "drop": 0.0, "mixing": mixing, "chunk": 0.5, "salient": False}
+    settings = {"pitch": 3.0, "drop": 0.0, "aligned": float(mixing == "aligned"), "chunk": 0.5, "salient": False}
     samples = mixes(songs, **settings)
     shifts = []
     for index in range(30):

@@ -28,6 +28,9 @@ def test_the_split(open_set):
         "test/2.Lithium", "test/7.Francium",
     }  # fmt: skip
     assert all(path.exists() for path in places.values())
+    held_out = open_set.validation(places)
+    assert len(set(held_out)) == len(held_out) == 13
+    assert {place for place in places if place.removeprefix("train/") in held_out} == {f"train/{n}" for n in held_out}
 
 
 def test_a_song_is_the_exact_sum_of_its_stems(open_set, tmp_path):

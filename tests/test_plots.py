@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bsrnn import plots
 from bsrnn.bands import SCHEMA_NAMES, band_schema
-from bsrnn.statistics import bootstrap_interval, paired_differences
+from bsrnn.statistics import bootstrap_interval, comparisons, paired_differences
 
 matplotlib.use("Agg")
 
@@ -341,6 +341,30 @@ def test_paired_kinds_need_not_be_schemas():
     styles = {line.get_label(): (line.get_color(), line.get_marker()) for line in points}
     assert set(styles) == {"transfer drums", "scratch"} and len(set(zip(*styles.values(), strict=True))) == 2
     assert "−1.25" in texts(figure)
+
+
+def test_differences_have_a_panel_per_question_and_a_point_per_row():
+    draw = np.random.default_rng(0)
+    table = comparisons(pd.concat([
+        cell(experiment, base, "bass", schema, lift + draw.normal(scale=0.1, size=8), seed)
+        for experiment, base, lift in (("base", "", 1.0), ("transfer", "drums", 1.0), ("multitask", "drums+bass", 3.0))
+        for schema in ("v7", "generic") for seed in range(2)]))  # fmt: skip
+    figure = drawn(plots.differences(table))
+    panels = {ax.get_title(loc="left").replace(" − ", " minus "): ax for ax in figure.axes}
+    assert list(panels) == list(dict.fromkeys(table["question"]))
+    for question, rows in table.groupby("question"):
+        ax = panels[question]
+        points = [container.lines[0] for container in ax.containers]
+        assert sorted(float(point.get_xdata()[0]) for point in points) == pytest.approx(sorted(rows["difference"]))
+        ends = sorted(container.lines[2][0].get_segments()[0][:, 0].tolist() for container in ax.containers)
+        assert ends == pytest.approx(np.array(sorted(rows[["low", "high"]].to_numpy().tolist())))
+        hollow = [point for point in points if point.get_markerfacecolor() == "white"]
+        assert len(hollow) == (rows["better"] == "no support").sum()
+    several = panels["multitask drums+bass minus base"]
+    assert {hue(container.lines[0].get_color()) for container in several.containers} == {"red", "blue"}
+    assert not any(container.lines[0].get_markerfacecolor() == "white" for container in several.containers)
+    assert [label.get_text() for label in panels["generic minus v7"].get_yticklabels()] == [
+        "bass", "drums → bass", "d+b: bass"]  # fmt: skip
 
 
 def test_usdr_per_band_draws_means_within_bands():

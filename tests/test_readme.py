@@ -11,7 +11,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from bsrnn import plots, records
+from bsrnn import records
 from bsrnn.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,8 +19,7 @@ README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"(<!-- (\w+) (\w+) -->\n)(.*?)(<!-- /\2 \3 -->)", re.DOTALL)
 PROFILES = sorted({name for _, kind, name, *_ in BLOCK.findall(README) if kind == "results"})
 FIGURE_NOTEBOOKS = re.findall(r"notebooks/(\w+)\.ipynb runs/\1", (ROOT / "Makefile").read_text())
-TABLES = ("summary.csv", "generic_minus_v7.csv")
-CURVES = {"base": "02", "scratch": "02", "transfer": "03", "multitask": "04"}  # the notebooks that train
+TABLES = ("summary.csv", "comparisons.csv")
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +30,7 @@ def at_the_repository(monkeypatch):
 @pytest.fixture(scope="module")
 def remade(tmp_path_factory):
     """A folder in which `make figures` was run, its kernels and pictures' pixels excepted, on committed results whose
-    tables, and those of the README, were emptied first; the figures of trainings are drawn from their records."""
+    tables, and those of the README, were emptied first."""
     root = tmp_path_factory.mktemp("remade")
     shutil.copytree(ROOT / "profiles", root / "profiles")
     shutil.copytree(ROOT / "results", root / "results", ignore=shutil.ignore_patterns("checkpoints"))
@@ -46,11 +45,6 @@ def remade(tmp_path_factory):
                 if cell.cell_type == "code":
                     exec(cell.source, values)
                     values["profile"] = profile
-        for profile in PROFILES:
-            for file in (records.results(profile) / "runs").glob("*.json"):
-                record = json.loads(file.read_text())
-                figure = plots.learning_curve(pd.DataFrame(record["history"]))
-                records.save_figure(figure, profile, f"{CURVES[record['experiment']]}_learning_curve_{file.stem}")
     return root
 
 
@@ -65,7 +59,7 @@ def drawing(svg):
 
 
 def test_tables_of_the_readme_are_those_of_the_results(remade):
-    assert {kind for _, kind, *_ in BLOCK.findall(README)} == {"results", "differences", "speed"}
+    assert {kind for _, kind, *_ in BLOCK.findall(README)} == {"results", "differences", "runs", "speed"}
     assert all(table for *_, table, _ in BLOCK.findall(README))
     assert (remade / "README.md").read_text() == README
 
@@ -80,7 +74,7 @@ def test_tables_are_those_of_the_scores(remade, profile):
 def test_figures_are_those_of_the_results(remade, profile):
     pattern = f"figures/{profile}/*.svg"
     made, committed = contents(remade, pattern), contents(ROOT, pattern)
-    assert len(made) > 10
+    assert len(made) >= 10
     # the pictures of notebook 06 are of sound, and no table holds it
     others = {name: text for name, text in committed.items() if not Path(name).name.startswith("06_")}
     assert made.keys() == others.keys()
@@ -111,7 +105,9 @@ def test_every_run_has_its_record_and_model(profile):
     runs = records.load_scores(profile).query("experiment != 'baseline'")["run"].unique()
     for run in runs:
         assert (records.results(profile) / "runs" / f"{run}.json").is_file()
-        assert (records.checkpoint(profile, run) / "model.safetensors").is_file()
+        # of several seeds the first one's models are in the repository, and of trainings from scratch none
+        if run.endswith("-0") and not run.startswith("scratch-"):
+            assert (records.checkpoint(profile, run) / "model.safetensors").is_file()
 
 
 def test_links_lead_somewhere():

@@ -8,12 +8,15 @@ from scipy.stats import wilcoxon
 
 from bsrnn.statistics import (
     bootstrap_interval,
+    comparisons,
     difference_interval,
     gains,
     holm,
     joined,
+    name_of,
     paired_differences,
     pairs,
+    questions,
     rank_biserial,
     summary,
 )
@@ -138,24 +141,55 @@ def test_pairs_are_of_the_tracks_that_all_runs_have():
     assert ours.to_dict() == {"x": {"g0": 1, "g1": 3}} and theirs.to_dict() == {"x": {"v0": 4}}
 
 
-@pytest.mark.parametrize(("one", "other", "expected"), [
-    ({"experiment": "transfer", "base_source": "drums"}, {"experiment": "scratch", "base_source": ""},
-     "transfer drums"),
-    ({"experiment": "multitask"}, {"experiment": "base"}, "multitask"),
-])  # fmt: skip
-def test_the_comparisons_of_the_study(one, other, expected):
-    draw = np.random.default_rng(0)
-    songs, lift = draw.normal(size=20), {"transfer": 1.0, "multitask": 2.0, "base": 0.0, "scratch": 0.0}
-    scores = pd.concat([
-        table([(f"{experiment}{schema}{seed}", str(i), value + gain + 0.1 * draw.normal())
-               for seed in range(3) for i, value in enumerate(songs)],
-              experiment=experiment, schema=schema, base_source="drums" if experiment == "transfer" else "")
-        for experiment, gain in lift.items() for schema in ("v7", "generic")])  # fmt: skip
-    found = paired_differences(scores, one, other)
-    assert found["schema"].tolist() == ["generic", "v7"] and set(found["better"]) == {expected}
-    assert set(found["runs"]) == {3}
-    expected_difference = lift[one["experiment"]] - lift[other["experiment"]]
-    np.testing.assert_allclose(found["difference"], expected_difference, atol=0.15)
+@pytest.fixture
+def study():
+    """Scores of a whole study: what each experiment gains over a base, and a schema over V7, and noise."""
+    draw, songs = np.random.default_rng(0), np.random.default_rng(1).normal(size=20)
+    kinds = {("base", ""): 0.0, ("scratch", ""): -1.0, ("multitask", "drums+bass"): 2.0, ("transfer", "drums"): 0.5,
+             ("transfer", "drums+bass"): 1.5}  # fmt: skip
+    cells = [(*kind, schema, lift + gain) for kind, lift in kinds.items()
+             for schema, gain in (("v7", 0.0), ("generic", 0.25))] + [("base", "", "joint", -0.5)]  # fmt: skip
+    models = [table([(f"{experiment}-{base}-{schema}-{seed}", str(i), value + lift + 0.05 * draw.normal())
+                     for seed in range(3) for i, value in enumerate(songs)],
+                    experiment=experiment, base_source=base, schema=schema)
+              for experiment, base, schema, lift in cells]  # fmt: skip
+    silence = table([("silence", str(i), 0.0) for i in range(20)], experiment="baseline", schema="")
+    return pd.concat([*models, silence])
+
+
+def test_the_questions_of_the_study_and_their_answers(study):
+    found = comparisons(study).set_index(["question", "experiment", "base_source", "schema"])
+    expected = {
+        "generic minus v7": 0.25, "joint minus v7": -0.5, "joint minus generic": -0.75,
+        "transfer drums minus scratch": 1.5, "transfer drums minus base": 0.5,
+        "transfer drums+bass minus scratch": 2.5, "transfer drums+bass minus base": 1.5,
+        "multitask drums+bass minus base": 2.0, "transfer drums+bass minus transfer drums": 1.0,
+    }  # fmt: skip
+    assert list(dict.fromkeys(found.index.get_level_values("question"))) == list(expected)
+    for question, difference in expected.items():
+        answer = found.loc[question]
+        # of schemas: a row per experiment and base; of trainings: per schema
+        assert len(answer) == {"generic minus v7": 5, "joint minus v7": 1, "joint minus generic": 1}.get(question, 2)
+        np.testing.assert_allclose(answer["difference"], difference, atol=0.05)
+        one, other = question.split(" minus ")
+        assert set(answer["better"]) == {one if difference > 0 else other}
+    assert set(found["runs"]) == {3} and set(found["tracks"]) == {20}
+    assert found.loc["joint minus v7"].index.tolist() == [("base", "", "")]
+    assert found.loc["transfer drums minus base"].index.tolist() == [("", "", "generic"), ("", "", "v7")]
+
+
+def test_each_question_is_corrected_for_its_own_rows(study):
+    noisy = study.assign(value=study["value"] + np.random.default_rng(2).normal(scale=3, size=len(study)))
+    every = comparisons(noisy)
+    for one, other in questions(noisy):
+        alone = paired_differences(noisy, one, other)
+        rows = every[every["question"] == f"{name_of(one)} minus {name_of(other)}"]
+        assert len(alone) and rows["p"].tolist() == alone["p"].tolist()
+
+
+def test_a_study_without_pairs_has_no_answers(study):
+    found = comparisons(study.query("schema == 'v7' and experiment == 'base'"))
+    assert found.empty and list(found)[:2] == ["question", "split"]
 
 
 def cells(differences, runs=2, source="bass"):

@@ -1,6 +1,10 @@
 import pytest
+import yaml
 
-from bsrnn.study import Run, grid
+from bsrnn import records
+from bsrnn.model import Config
+from bsrnn.study import PROFILES, Run, coverage, grid
+from bsrnn.train import TrainingConfig
 
 SETTINGS = {
     "schemas": ["v7", "generic"], "seeds": [0, 1], "base": ["drums", "bass"], "multitask": ["drums+bass+other"],
@@ -35,3 +39,30 @@ def test_the_base_of_a_transfer():
 def test_a_grid_that_cannot_be_run(change, message):
     with pytest.raises(ValueError, match=message):
         grid(SETTINGS | change)
+
+
+def test_coverage_tells_what_has_scores_and_what_the_rest_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("BSRNN_ROOT", str(tmp_path))
+    profile = {"grid": SETTINGS, "needs": "patience"}
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "a.yaml").write_text(yaml.safe_dump(profile))
+    scores = records.results("a") / "scores"
+    scores.mkdir(parents=True)
+    for name in ("baseline", "base-v7-drums-0", "base-v7-drums-1", "base-generic-drums-1", "base-joint-drums-0",
+                 "base-joint-drums-1", "transfer-v7-drums-bass+vocals-0", "base-v7-drums-9"):  # fmt: skip
+        (scores / f"{name}.csv").touch()
+    table = coverage(["a"]).set_index(["experiment", "base_source", "source"])
+    assert list(table) == ["profile", "v7", "generic", "joint", "needs"]
+    assert table.loc[("base", "", "drums")].tolist() == ["a", "2 of 2", "1 of 2", "2 of 2", "patience"]
+    assert table.loc[("base", "", "bass")].tolist() == ["a", "not run", "not run", "", "patience"]
+    assert table.loc[("transfer", "drums", "bass+vocals")].tolist() == ["a", "1 of 2", "not run", "", "patience"]
+    (scores / "base-generic-drums-0.csv").touch()
+    assert coverage(["a"]).set_index(["experiment", "source"]).loc[("base", "drums"), "needs"] == ""
+
+
+def test_the_profiles_can_be_run():
+    for profile in PROFILES:
+        settings = yaml.safe_load((records.root() / "profiles" / f"{profile}.yaml").read_text())
+        TrainingConfig(**settings["training_config"] | settings["grid"]["transfer_training"])
+        for run in grid(settings["grid"]):
+            assert Config(run.sources, run.schema, **settings["model_config"]).bins()
