@@ -9,6 +9,7 @@ import os
 
 import yaml
 
+from bsrnn import study
 from bsrnn.study import Run, grid
 
 PROFILE = config["profile"]
@@ -34,7 +35,7 @@ transfer = f"{DONE}/transfer-{{schema}}-{{base}}-{{sources}}-{{seed}}.ipynb"
 
 
 wildcard_constraints:
-    experiment="base|scratch",
+    experiment="base|scratch|longer",
     schema=r"[a-z0-9]+(-\d+-\d+)?",
     source=r"[^-+/]+",
     sources=r"[^-/]+",
@@ -53,9 +54,7 @@ def yaml_list(sources):
 
 
 def training(experiment):
-    """The training settings: those of a transfer, and of what is compared with it, may have a budget of their own."""
-    own = GRID["transfer_training"] if experiment in ("transfer", "scratch") else {}
-    return json.dumps(SETTINGS["training_config"] | own)
+    return json.dumps(study.training(SETTINGS, experiment))
 
 
 # executed notebooks to read: those of the demo profile are in notebooks/

@@ -28,7 +28,7 @@ from bsrnn.bands import A4, HEARING, BandSchema
 from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, paired_differences, pairs
 
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
-EXPERIMENTS = ("base", "scratch", "transfer", "multitask")
+EXPERIMENTS = ("base", "longer", "scratch", "transfer", "multitask")
 MOST_GROUPS = 8  # side by side
 LEVELS = (-80, 0)  # dB, of spectrograms
 _SOURCE_STYLES = (  # Okabe & Ito's colours, which colour-blind readers tell apart

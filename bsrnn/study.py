@@ -9,6 +9,8 @@
       transfer_training: {max_epochs: 3}   what differs from training_config in a transfer
       scratch: [bass]                   models of one source with the budget of a transfer, to compare transfers with
       more_schemas: [joint]             the first base in other schemas
+      longer: [drums]                   models of one source, the last of the schemas and the first seed, with more training
+      longer_training: {max_epochs: 40}    what differs from training_config in it
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,7 +30,7 @@ PROFILES = ("demo", "open", "musdb", "large")
 class Run:
     """One run: a cell of the grid, with one seed."""
 
-    experiment: str  # base, scratch, multitask or transfer
+    experiment: str  # base, scratch, longer, multitask or transfer
     schema: str
     sources: tuple[str, ...]
     seed: int
@@ -49,7 +51,7 @@ def grid(settings: Mapping) -> list[Run]:
     """The runs of a profile's `grid`.
 
     Raises:
-        ValueError: a transfer has a base that is not in the grid, or a base or scratch run several sources.
+        ValueError: a transfer has a base that is not in the grid, or a run that is for one source several.
     """
     runs = []
     for schema, seed in product(settings["schemas"], settings["seeds"]):
@@ -60,12 +62,19 @@ def grid(settings: Mapping) -> list[Run]:
                  for base, sources in settings["transfer"].items()]  # fmt: skip
     runs += [Run("base", schema, (settings["base"][0],), seed)
              for schema, seed in product(settings["more_schemas"], settings["seeds"])]  # fmt: skip
+    runs += [Run("longer", settings["schemas"][-1], (source,), settings["seeds"][0]) for source in settings["longer"]]
     for run in runs:
         if run.experiment == "transfer" and run.base_run not in runs:
             raise ValueError(f"grid: {run.name} needs {run.base_run.name}, which the grid has not")
-        if run.experiment in ("base", "scratch") and "+" in run.sources[0]:
+        if run.experiment in ("base", "scratch", "longer") and "+" in run.sources[0]:
             raise ValueError(f"grid: {run.experiment} lists single sources, not {run.sources[0]}")
     return runs
+
+
+def training(settings: Mapping, experiment: str) -> dict:
+    """How a profile trains the runs of an experiment: what is compared with a transfer has a transfer's budget."""
+    own = {"transfer": "transfer_training", "scratch": "transfer_training", "longer": "longer_training"}
+    return settings["training_config"] | (settings["grid"][own[experiment]] if experiment in own else {})
 
 
 def coverage(profiles: Iterable[str] = PROFILES) -> pd.DataFrame:
