@@ -274,13 +274,6 @@ def write(path: Path, blocks: Iterable[Tensor], like: Recording, form: str = "wa
     return file.peak
 
 
-def mid_side(waveform: Tensor) -> Tensor:
-    """Left and right (..., 2, L) to mid and side, their sum and difference over the square root of two; or back: it is
-    its own inverse, and keeps the energy."""
-    left, right = waveform.unbind(-2)
-    return torch.stack([left + right, left - right], -2) / 2**0.5
-
-
 def resample(waveform: Tensor, source_rate: float, target_rate: float) -> Tensor:
     """Resample (C, L) from one rate in Hz to another by libsoxr's band-limited interpolation."""
     return torch.cat(list(resampled([waveform], source_rate, target_rate)), -1)

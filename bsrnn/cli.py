@@ -41,7 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--hidden_dim", type=int, help="of each BLSTM direction; twice feature_dim if not given")
     add("--num_blstm_layers", type=int, default=12, help="pairs of BLSTMs, one along time and one along bands")
     add("--mlp_dim", type=int, default=512, help="hidden units of the mask estimation")
-    add("--mid_side", action="store_true", help="separate mid and side of stereo songs, not left and right")
     add("--batch_size", type=int, default=2, help="samples in a batch")
     add("--reduce_size", action="store_true", help="a small model: feature_dim, hidden_dim, num_blstm_layers and "
         "mlp_dim of `bsrnn info small`")  # fmt: skip
@@ -188,8 +187,7 @@ def train(args: argparse.Namespace) -> None:
         if args.reduce_size:
             sizes = {name: getattr(CONFIGS["small"], name) for name in sizes}
         schema = args.schema or ("generic" if args.generic_bands == "Y" else "v7")
-        model = BSRNN(Config(sources, schema, args.sample_rate, args.n_fft, args.chunk_size_in_seconds,
-                             mid_side=args.mid_side, **sizes))  # fmt: skip
+        model = BSRNN(Config(sources, schema, args.sample_rate, args.n_fft, args.chunk_size_in_seconds, **sizes))
     settings = {field.name: getattr(args, field.name) for field in fields(train.TrainingConfig)}
     config = train.TrainingConfig(**{name: {"Y": True, "N": False}.get(value, value)
                                      for name, value in settings.items()})  # fmt: skip

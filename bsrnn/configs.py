@@ -86,7 +86,7 @@ def describe(config: Config) -> str:
         f"{textwrap.fill(starts, 100, initial_indent=' ' * 16, subsequent_indent=' ' * 16)}\n"
         f"STFT            {config.n_fft} / {config.n_fft // 4} samples at {config.sample_rate} Hz\n"
         f"chunk           {config.chunk:g} s, {frames} frames: each output frame sees them all\n"
-        f"channels        separated one by one{', mid and side' * config.mid_side}, with the same weights\n\n"
+        f"channels        separated one by one, with the same weights\n\n"
         f"module            parameters      GMAC/s\n{table}\n\n"
         "GMAC/s: billions of multiply-accumulates per second of audio, for one channel"
     )

@@ -377,7 +377,6 @@ class Mixes(Dataset):
         drop: probability that a source is silent.
         peak_division: divide mixture and targets by the largest of their peaks.
         pitch: stems are played faster and higher or slower and lower, by up to this many semitones; our choice.
-        mid_side: of stereo songs take the mid or the side, the same of all sources, not the left or right channel.
         epoch_size: samples in an epoch; 0 is as many chunks as the songs hold.
         problems: gets a line for all that is wrong with the songs, which are read once; None raises them.
 
@@ -387,13 +386,13 @@ class Mixes(Dataset):
     def __init__(
         self, tracks: Sequence[Track], targets: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
         salient: bool = True, segment: float = 6.0, aligned: float = 0.0, equal_levels: bool = False,
-        gain_db: float = 10.0, drop: float = 0.1, peak_division: bool = True, pitch: float = 0.0,
-        mid_side: bool = False, epoch_size: int = 0, problems: list[str] | None = None,
+        gain_db: float = 10.0, drop: float = 0.1, peak_division: bool = True, pitch: float = 0.0, epoch_size: int = 0,
+        problems: list[str] | None = None,
     ):  # fmt: skip
         check_sources(targets, tracks)
         self.targets, self.sample_rate, self.chunk, self.seed = tuple(targets), sample_rate, chunk, seed
         self.aligned, self.gain_db, self.drop, self.peak_division = aligned, gain_db, drop, peak_division
-        self.pitch, self.mid_side, self.factors = pitch, mid_side, {}  # on the level of a song's stem
+        self.pitch, self.factors = pitch, {}  # on the level of a song's stem
         self.segments, found, heard = {source: [] for source in tracks[0].sources}, [], set()
         for track, source, signal in _signals(tracks, found):
             if source == "mixture":
@@ -433,7 +432,7 @@ class Mixes(Dataset):
         speed; the last four as numbers from 0 to 1."""
         draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
         choices, place = {}, None
-        together, target, common_side = kind.random(3)
+        together, target = kind.random(2)
         common = self.segments[self.targets[int(target * len(self.targets))]] if together < self.aligned else None
         for source, segments in self.segments.items():
             # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
@@ -442,8 +441,6 @@ class Mixes(Dataset):
             if common:
                 segments = common
                 choice, offset, side, speed = place = place or (choice, offset, side, speed)
-            if self.mid_side:
-                side = common_side
             silent = not segments or fate < self.drop
             choices[source] = (None if silent else segments[int(choice * len(segments))], offset, side, gain, speed)
         return choices
@@ -458,8 +455,6 @@ class Mixes(Dataset):
         rate = track.sample_rate * 2 ** (self.pitch * (2 * speed - 1) / 12)  # what the samples are taken to have
         frames = min(round(self.chunk * rate), stop - start)
         crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
-        if self.mid_side and len(crop) == 2:
-            crop = audio.mid_side(crop)
         crop = audio.resample(crop[int(side * len(crop))][None], rate, self.sample_rate)
         crop = torch.nn.functional.pad(crop, (0, max(0, length - crop.shape[-1])))[:, :length]
         return crop * self.factors.get((track, source), 1.0) * 10 ** (self.gain_db * (2 * gain - 1) / 20)

@@ -48,7 +48,6 @@ class Config:
     mlp_dim: int = 512  # units of each hidden layer of the mask estimation
     mlp_layers: int = 1  # hidden layers of the mask estimation; 2 in the authors' later code
     bin_convention: str = "centre"  # how Hz become bins, see bands.py; "floor" in the authors' code
-    mid_side: bool = False  # separate mid and side of stereo songs, not left and right as the paper does
     standardize: bool = True  # show the network a standardized spectrogram (Refined BSRNN) or the plain one (the paper)
     eps: float = 1e-5  # of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code
 

@@ -314,24 +314,22 @@ def _device(model: BSRNN) -> torch.device:
 
 def estimate(model: BSRNN, chunks: Tensor) -> Tensor:
     """Separate chunks of a song: (B, C, L) -> (B, S, C, L), on the model's device and back."""
-    n_fft, (channels, length) = model.config.n_fft, chunks.shape[1:]
-    turned = audio.mid_side if model.config.mid_side and channels == 2 else torch.nn.Identity()
+    n_fft, length = model.config.n_fft, chunks.shape[-1]
 
     def of_channels(part):  # (b, L) -> (b, S, L)
         with torch.inference_mode():
             return istft(model(stft(part[:, None], n_fft)), n_fft, length)[:, :, 0]
 
-    def attempt(flat):
+    def attempt(channels):
         try:
-            return by_item(of_channels, flat).cpu()
+            return by_item(of_channels, channels).cpu()
         except torch.OutOfMemoryError:
-            if len(flat) == 1:
+            if len(channels) == 1:
                 raise
         torch.cuda.empty_cache()
-        return torch.cat([attempt(part) for part in flat.split(-(-len(flat) // 2))])
+        return torch.cat([attempt(part) for part in channels.split(-(-len(channels) // 2))])
 
-    estimates = attempt(turned(chunks).flatten(0, 1).to(_device(model)))
-    return turned(estimates.unflatten(0, chunks.shape[:2]).transpose(1, 2))
+    return attempt(chunks.flatten(0, 1).to(_device(model))).unflatten(0, chunks.shape[:2]).transpose(1, 2)
 
 
 def overlap_add(

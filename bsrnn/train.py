@@ -397,7 +397,7 @@ def _datasets(model, dataset, config, seed):
         tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
         salient=config.salient, segment=config.segment, aligned=config.aligned, equal_levels=config.equal_levels,
         gain_db=config.gain_db, drop=config.drop, peak_division=config.peak_division, pitch=config.pitch,
-        mid_side=model.config.mid_side, epoch_size=config.epoch_size, problems=problems,
+        epoch_size=config.epoch_size, problems=problems,
     )  # fmt: skip
     whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
     data.report(problems)

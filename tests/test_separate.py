@@ -113,21 +113,6 @@ def test_estimates_follow_the_level(tiny):
     torch.testing.assert_close(loud, soft, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_mid_and_side(tiny, channels):
-    song = noise(channels, 5_000)
-    turned = audio.mid_side if channels == 2 else torch.clone
-    expected = turned(estimate(tiny(("bass", "drums")), turned(song)[None]))
-    torch.testing.assert_close(estimate(tiny(("bass", "drums"), mid_side=True), song[None]), expected)
-
-
-def test_mid_and_side_are_sum_and_difference():
-    song = noise(2, 100)
-    torch.testing.assert_close(audio.mid_side(song)[1], (song[0] - song[1]) / 2**0.5)
-    torch.testing.assert_close(audio.mid_side(audio.mid_side(song)), song)
-    torch.testing.assert_close(audio.mid_side(song).square().sum(), song.square().sum())
-
-
 def test_silence_stays_silent(tiny):
     assert not separate(tiny(("bass",)), torch.zeros(2, 10_000), 44_100)["bass"].any()
 
