@@ -9,7 +9,7 @@
       transfer_training: {max_epochs: 3}   what differs from training_config in a transfer
       scratch: [bass]                   models of one source with the budget of a transfer, to compare transfers with
       more_schemas: [joint]             the first base in other schemas
-      longer: [drums]                   models of one source, the last of the schemas and the first seed, with more training
+      longer: [drums]                   one source, the last of the schemas, the first seed, and more training
       longer_training: {max_epochs: 40}    what differs from training_config in it
 """
 
