@@ -10,7 +10,6 @@ import os
 import yaml
 
 from bsrnn import study
-from bsrnn.study import Run, grid
 
 PROFILE = config["profile"]
 FILE = f"profiles/{PROFILE}.yaml"
@@ -24,7 +23,7 @@ if not DATASET:
     raise WorkflowError(f"the {PROFILE} profile needs a data set: make reproduce PROFILE={PROFILE} DATA=folder")
 
 GRID = SETTINGS["grid"]
-RUNS = grid(GRID)
+RUNS = study.grid(GRID)
 DONE = f"runs/{PROFILE}/notebooks"
 PAPERMILL = "papermill --cwd . --no-progress-bar --log-level ERROR"
 WITH_PROFILE = f"{PAPERMILL} -f {FILE} -p dataset '{DATASET}'"
@@ -45,7 +44,7 @@ wildcard_constraints:
 
 def base_of(wildcards):
     """The notebook in which the base of a transfer is trained."""
-    run = Run("transfer", wildcards.schema, (), wildcards.seed, tuple(wildcards.base.split("+")))
+    run = study.Run("transfer", wildcards.schema, (), wildcards.seed, tuple(wildcards.base.split("+")))
     return f"{DONE}/{run.base_run.name}.ipynb"
 
 

@@ -244,10 +244,12 @@ def readme_table(name: str, table: pd.DataFrame) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, numbers with two decimals."""
+    """A table in Markdown, numbers with two decimals, those that are not (NaN) empty."""
     def cell(value):
         # as many decimals as `save_table` keeps, first: the table and its file then round alike
-        return f"{round(value, 4):.2f}" if isinstance(value, float) else str(value)
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{round(value, 4):.2f}"
+        return str(value)
 
     rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
     return "".join(f"| {' | '.join(cell(value) for value in row)} |\n" for row in rows)

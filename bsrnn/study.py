@@ -21,7 +21,6 @@ import pandas as pd
 import yaml
 
 from bsrnn import records
-from bsrnn.records import run_name
 
 PROFILES = ("demo", "open", "musdb", "large")
 
@@ -39,7 +38,7 @@ class Run:
     @property
     def name(self) -> str:
         """The run's name, as `records.run_name` gives it."""
-        return run_name(self.experiment, self.schema, self.sources, self.seed, "+".join(self.base))
+        return records.run_name(self.experiment, self.schema, self.sources, self.seed, "+".join(self.base))
 
     @property
     def base_run(self) -> "Run":

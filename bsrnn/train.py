@@ -45,7 +45,7 @@ class TrainingConfig:
     patience: int = 10  # epochs without a better validation before training stops
     ema: float = 0.0  # decay per step of a moving average of the weights, which is validated and kept; 0: none
     # how samples are mixed: section IV-A1 (source activity detection) and IV-A2 (the rest)
-    salient: bool = True  # random mixes take segments in which the source sounds
+    salient: bool = True  # take segments in which the source sounds
     segment: float = 6.0  # seconds of a segment; a sample is a crop of it as long as the model's chunk
     aligned: float = 0.0  # share of samples with all sources from one place of one song; not in the paper, nor the next
     equal_levels: bool = False  # bring the stems of all songs to one level before their gains
