@@ -59,9 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
         "them, such as 0.999; 0: none")  # fmt: skip
     add("--epoch_size", type=int, default=0, help="samples in an epoch, after which it validates and saves; 0: as many "
         "chunks as the songs hold")  # fmt: skip
-    add("--aligned", type=float, default=0.0, help="share of the samples, 0 to 1, whose sources are all from one place "
-        "of one song, in which one of --part sounds; the others mix sources of different songs")  # fmt: skip
-    add("--equal_levels", action="store_true", help="bring the stems of all songs to one level before they are mixed")
+    add("--aligned", type=float, default=0.0, help="share of the samples, 0 to 1, that are a song as it is mixed, at "
+        "a place where one of --part sounds; the others mix sources of different songs")  # fmt: skip
+    add("--equal_levels", action="store_true", help="bring stems of different songs to one level before mixing")
     add("--salient", choices=("Y", "N"), default="Y", help="take passages in which the source sounds (Y) or any (N)")
     add("--segment", type=float, default=6.0, help="seconds of such a passage; a sample is cut out of it")
     add("--gain_db", type=float, default=10.0, help="sources are mixed with gains within plus and minus this")

@@ -370,9 +370,9 @@ class Mixes(Dataset):
         seed: of all draws.
         salient: take segments in which the source sounds, or any.
         segment: length of a segment in seconds.
-        aligned: share of the samples whose sources are all from one place of one song: a segment of one of the targets.
-            The others have sources of different songs.
-        equal_levels: bring the stems of all songs to one level before their gains; our choice.
+        aligned: share of the samples that are a song as it is mixed, where one of the targets sounds. The others have
+            sources of different songs.
+        equal_levels: bring the stems of different songs to one level before their gains; our choice.
         gain_db: gains are uniform within plus and minus this, in dB.
         drop: probability that a source is silent.
         peak_division: divide mixture and targets by the largest of their peaks.
@@ -428,8 +428,8 @@ class Mixes(Dataset):
         return sorted({segment[0].name for segment, *_ in self._choices(index).values() if segment})
 
     def _choices(self, index: int) -> dict[str, tuple]:
-        """Of every source: its segment, or None for silence, the place of the crop, the channel, the gain and the
-        speed; the last four as numbers from 0 to 1."""
+        """Of every source: its segment, or None for silence; the place of the crop and the channel, from 0 to 1; what
+        it is multiplied by; and the speed, from 0 to 1."""
         draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
         choices, place = {}, None
         together, target = kind.random(2)
@@ -440,13 +440,16 @@ class Mixes(Dataset):
             speed = speeds.random()
             if common:
                 segments = common
-                choice, offset, side, speed = place = place or (choice, offset, side, speed)
-            silent = not segments or fate < self.drop
-            choices[source] = (None if silent else segments[int(choice * len(segments))], offset, side, gain, speed)
+                choice, offset, side, gain, speed = place = place or (choice, offset, side, gain, speed)
+            segment = segments[int(choice * len(segments))] if common or (segments and fate >= self.drop) else None
+            factor = 10 ** (self.gain_db * (2 * gain - 1) / 20)
+            if segment and not common:
+                factor *= self.factors.get((segment[0], source), 1.0)
+            choices[source] = (segment, offset, side, factor, speed)
         return choices
 
     def _stem(
-        self, source: str, segment: tuple | None, offset: float, side: float, gain: float, speed: float
+        self, source: str, segment: tuple | None, offset: float, side: float, factor: float, speed: float
     ) -> Tensor:
         length = round(self.chunk * self.sample_rate)
         if segment is None:
@@ -457,7 +460,7 @@ class Mixes(Dataset):
         crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
         crop = audio.resample(crop[int(side * len(crop))][None], rate, self.sample_rate)
         crop = torch.nn.functional.pad(crop, (0, max(0, length - crop.shape[-1])))[:, :length]
-        return crop * self.factors.get((track, source), 1.0) * 10 ** (self.gain_db * (2 * gain - 1) / 20)
+        return crop * factor
 
 
 def check_sources(wanted: Sequence[str], tracks: Sequence[Track]) -> None:

@@ -47,8 +47,8 @@ class TrainingConfig:
     # how samples are mixed: section IV-A1 (source activity detection) and IV-A2 (the rest)
     salient: bool = True  # take segments in which the source sounds
     segment: float = 6.0  # seconds of a segment; a sample is a crop of it as long as the model's chunk
-    aligned: float = 0.0  # share of samples with all sources from one place of one song; not in the paper, nor the next
-    equal_levels: bool = False  # bring the stems of all songs to one level before their gains
+    aligned: float = 0.0  # share of samples that are a song as it is mixed; not in the paper, nor the next
+    equal_levels: bool = False  # bring the stems of different songs to one level before their gains
     gain_db: float = 10.0  # stems are mixed with gains within plus and minus this
     drop: float = 0.1  # probability that a stem is left out of a sample
     peak_division: bool = True  # divide mixture and targets by the largest of their peaks

@@ -591,16 +591,17 @@ def test_all_problems_are_found_before_training(songs):
                 strict=True)] == [True] * 3  # fmt: skip
 
 
-def test_aligned_mixes_are_one_place_of_one_song(songs):
+def test_aligned_mixes_are_one_place_of_one_song_in_its_balance(songs):
     for i in range(8):  # a ramp tells the place, its offset the song
         ramp = np.linspace(0, 0.1, 16_000)[:, None] + [i, i + 0.5]
-        for source in STEMS:
-            soundfile.write(songs / "train" / f"song {i}" / f"{source}.wav", ramp, RATE, subtype="FLOAT")
-    samples = mixes(songs, aligned=1.0, salient=False, gain_db=0.0, drop=0.0)
+        for loudness, source in enumerate(STEMS):
+            stem = ramp * 2**loudness
+            soundfile.write(songs / "train" / f"song {i}" / f"{source}.wav", stem, RATE, subtype="FLOAT")
+    samples = mixes(songs, aligned=1.0, salient=False, gain_db=10.0, drop=0.5, equal_levels=True)
     places = set()
     for index in range(20):
         stems = [as_mixed(samples, source, index) for source in STEMS]
-        assert all(torch.equal(one, stems[0]) for one in stems)
+        assert all(torch.equal(stem, stems[0] * 2**loudness) for loudness, stem in enumerate(stems))
         places.add(float(stems[0][0, 0]))
         assert len(samples.songs(index)) == 1
     assert len(places) == 20
