@@ -373,8 +373,8 @@ class Mixes(Dataset):
         aligned: share of the samples that are a song as it is mixed, where one of the targets sounds. The others have
             sources of different songs.
         equal_levels: bring the stems of different songs to one level before their gains; our choice.
-        gain_db: gains are uniform within plus and minus this, in dB.
-        drop: probability that a source is silent.
+        gain_db: gains are uniform within plus and minus this, in dB; an aligned sample has one for all its sources.
+        drop: probability that a source is silent, in a sample that is not aligned.
         peak_division: divide mixture and targets by the largest of their peaks.
         pitch: stems are played faster and higher or slower and lower, by up to this many semitones; our choice.
         epoch_size: samples in an epoch; 0 is as many chunks as the songs hold.
