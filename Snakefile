@@ -145,12 +145,12 @@ rule listening:
     output:
         f"{DONE}/06_listening.ipynb",
     params:
-        schema=GRID["schemas"][-1],
+        schemas=f"[{', '.join(GRID['schemas'])}]",
         seed=GRID["seeds"][0],
         sources=yaml_list(GRID["multitask"][0]),
     shell:
-        "{PAPERMILL} -p profile {PROFILE} -p dataset '{DATASET}' -p schema {params.schema} -p seed {params.seed}"
-        " -y 'sources: {params.sources}' notebooks/06_listening.ipynb {output}"
+        "{PAPERMILL} -p profile {PROFILE} -p dataset '{DATASET}' -p seed {params.seed}"
+        " -y 'schemas: {params.schemas}' -y 'sources: {params.sources}' notebooks/06_listening.ipynb {output}"
 
 
 rule published:

@@ -30,6 +30,7 @@ from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, paired_
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
 EXPERIMENTS = ("base", "longer", "scratch", "transfer", "multitask")
 MOST_GROUPS = 8  # side by side
+HARMLESS = 30.0  # dB; an oracle above it limits nothing, and is not marked
 LEVELS = (-80, 0)  # dB, of spectrograms
 _SOURCE_STYLES = (  # Okabe & Ito's colours, which colour-blind readers tell apart
     ("#D55E00", "o"), ("#0072B2", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"),
@@ -131,7 +132,7 @@ def _legend(figure: Figure) -> None:
 
 def _caption(figure: Figure, text: str) -> None:
     names = [name.get_text() for ax in figure.axes for name in (*ax.get_xticklabels(), ax.title)]
-    text += ". Initials: sources learned at once" * any(re.match(r"\w\+\w", name) for name in names)
+    text += ". Initials: sources learned at once" * any(re.search(r"\b\w\+\w\b", name) for name in names)
     figure.supxlabel(textwrap.fill(text, int(13 * figure.get_figwidth())), size=9, color=_INK)
 
 
@@ -440,38 +441,37 @@ def _draw_runs(ax: Axes, table: pd.DataFrame, x: float, width: float, floor: flo
             ax.hlines(values.mean(), x + 0.06 * width, x + 0.42 * width, color=shade, linewidth=1.5)
 
 
-def _mark_baselines(axes: Sequence[Axes], rows: Sequence[Sequence[str]], baselines: pd.DataFrame) -> None:
-    """A dash in each group at what its source's baselines score, or a note where that would compress the axis.
+def _mark_baselines(axes: Mapping[str, Axes], baselines: pd.DataFrame) -> None:
+    """A line across each source's panel at what its baselines score, or a note where that would compress the axis.
 
     Args:
-        axes: they share the y axis.
-        rows: for each, the source of each group.
+        axes: of each source; they share the y axis.
         baselines: scores in dB, (sources, baselines); silence is the zero line.
     """
-    bottom, top = axes[0].get_ylim()
-    reach, notes = 0.1 * (top - bottom), defaultdict(list)
+    ends = next(iter(axes.values())).get_ylim()
+    reach, notes = 0.1 * (ends[1] - ends[0]), defaultdict(list)
     for name, style in zip(baselines.columns.drop("silence", errors="ignore"), ("--", ":", "-.", "-"), strict=False):
         label = name if name in TRIVIAL else f"oracle {name}"
-        for ax, sources in zip(axes, rows, strict=True):
-            for group, value in enumerate(baselines[name].reindex(sources)):
-                if bottom - reach <= value <= top + reach:
-                    ax.hlines(value, group - 0.43, group + 0.43, _INK, style, linewidth=1.2, label=label)
-                elif np.isfinite(value):
-                    notes[ax, group, value > top].append(f"{label} {value:.1f}".replace("-", "−"))
-    for (ax, group, above), lines in notes.items():
+        for source, value in baselines[name].reindex(list(axes)).items():
+            if ends[0] - reach <= value <= ends[1] + reach:
+                axes[source].axhline(value, color=_INK, linestyle=style, linewidth=1.2, label=label)
+            elif value < HARMLESS:
+                notes[source, value > ends[1]].append(f"{label} {value:.1f}".replace("-", "−"))
+    for (source, above), labels in notes.items():
         mark, y, align = ("▲", 0.99, "top") if above else ("▼", 0.01, "bottom")
-        ax.text(group, y, f"{mark} " + "\n".join(lines), size=9, color=_INK, ha="center", va=align,
-                transform=ax.get_xaxis_transform())  # fmt: skip
-    lines = max((len(lines) for (_, _, above), lines in notes.items() if above), default=0)
-    axes[0].set_ylim(top=axes[0].get_ylim()[1] + 0.6 * reach * lines)
+        axes[source].text(0.99, y, f"{mark} " + ", ".join(labels), size=9, color=_INK, ha="right", va=align,
+                          transform=axes[source].transAxes)  # fmt: skip
+    some = next(iter(axes.values()))
+    some.set_ylim(top=some.get_ylim()[1] + 0.6 * reach * any(above for _, above in notes))
 
 
 def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
     """The study's figure: each run's scores per track, their mean and its 95% interval, per cell of the grid.
 
-    A group is a cell (experiment, base source, source); within it schemas stand side by side. Several runs of a schema
-    in one cell differ in shade; the mean is that of each track's average over runs. Scores far below the others, and
-    baselines that would compress the axis, are marked at its ends.
+    A panel is a source, a group in it a way of training (experiment, base source), the same in all panels; within a
+    group schemas stand side by side. Several runs of a schema in one cell differ in shade; the mean is that of each
+    track's average over runs. Scores far below the others, and baselines that would compress the axis, are marked at
+    its ends.
 
     Args:
         scores: tidy score rows with columns run, experiment, schema, base_source, source, split, track, metric and
@@ -495,34 +495,37 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
     }
     mean, (below, above) = _errors(table.T for table in tables.values())
     means = pd.DataFrame({"mean": mean, "below": below, "above": above}, pd.MultiIndex.from_tuples(tables))
-    names = _schema_order(runs["schema"])
-    rows = _in_rows(_ordered(key[:3] for key in tables))
+    names, sources = _schema_order(runs["schema"]), [source for (source,) in _ordered((key[2],) for key in tables)]
+    trainings = _ordered(key[:2] for key in tables)
     width = 0.86 / len(names)
     quarter, half = np.percentile(runs["value"], [25, 50])
     # a stem that is almost silent can lie 30 dB below all others
     usual = runs.loc[runs["value"] >= quarter - 6 * (half - quarter), "value"]
     floor = min(0, usual.min(), (mean - below).min())
 
-    size = (max(7, 1.2 + len(rows[0]) * max(1.3, 0.7 * len(names))), 1.4 + 3.8 * len(rows))
-    figure, axes = _axes(len(rows), 1, size, sharey=True)
-    for ax, cells in zip(axes[:, 0], rows, strict=True):
+    size = (0.6 + len(trainings) * max(1.1, 0.62 * len(names)), 2.9)
+    figure, axes = _grid(len(sources), max(1, MOST_GROUPS // len(trainings)), size)
+    axes = dict(zip(sources, axes, strict=True))
+    for source, ax in axes.items():
         for index, name in enumerate(names):
             style, shift = _style(name, names), (index - (len(names) - 1) / 2) * width
-            groups = {group: (*cell, name) for group, cell in enumerate(cells) if (*cell, name) in tables}
+            keys = [(*training, source, name) for training in trainings]
+            groups = {group: key for group, key in enumerate(keys) if key in tables}
             for group, key in groups.items():
                 _draw_runs(ax, tables[key], group + shift, width, floor, name, style["marker"])
             shown, x = means.loc[list(groups.values())], np.array(list(groups)) + shift + 0.24 * width
-            ax.errorbar(x, shown["mean"], shown[["below", "above"]].T, ms=8, mec="white", capsize=4, zorder=3,
-                        linestyle="", **style)  # fmt: skip
+            reach = shown[["below", "above"]].to_numpy().T
+            ax.errorbar(x, shown["mean"], reach, ms=8, mec="white", capsize=4, zorder=3, linestyle="", **style)
             for place, mean, above in zip(x, shown["mean"], shown["above"], strict=True):
                 ax.annotate(f"{mean:.2f}", (place, mean + above), (0, 4), textcoords="offset points", size=10,
                             ha="center", color=style["color"], weight="bold", path_effects=_OUTLINE)  # fmt: skip
         ax.axhline(0, color=_INK, linewidth=1, label="silence (0 dB)")
         ax.margins(y=0.09)
-        ax.set(ylabel=f"{metric} (dB)", xlim=(-0.5, len(rows[0]) - 0.5))
-        ax.set_xticks(range(len(cells)), [_cell_name(*cell) for cell in cells], size=11)
+        ax.set(title=source, xlim=(-0.5, len(trainings) - 0.5))
+        ax.set_xticks(range(len(trainings)), [f"{name}\n{_set_name(base)}".strip() for name, base in trainings])
         ax.grid(visible=False, axis="x")
-    _mark_baselines(axes[:, 0], [[cell[2] for cell in cells] for cells in rows], baselines)
+    _mark_baselines(axes, baselines)
+    figure.supylabel(f"{metric} (dB)", size=11, color=_INK)
     _legend(figure)
     several = any(table.shape[1] > 1 for table in tables.values())
     below = int((runs["value"] < floor).sum())
