@@ -32,20 +32,24 @@ def build_parser() -> argparse.ArgumentParser:
         return sub.add_argument
 
     add = command("train", train, "train a model for one or several sources, or transfer one to new sources")
-    add("--sample_rate", type=int, default=44_100, help="of the model, in Hz")
-    add("--generic_bands", choices=("Y", "N"), default="Y", help="the generic band schema (Y) or the paper's V7 (N)")
-    add("--schema", help="a band schema by name instead, such as v5, drums or generic-48-60")
-    add("--chunk_size_in_seconds", type=float, default=3.0, help="length of a training sample")
-    add("--n_fft", type=int, default=2048, help="FFT size in samples; the hop is a quarter of it")
-    add("--feature_dim", type=int, default=128, help="features per band, N")
-    add("--hidden_dim", type=int, help="of each BLSTM direction; twice feature_dim if not given")
-    add("--num_blstm_layers", type=int, default=12, help="pairs of BLSTMs, one along time and one along bands")
-    add("--mlp_dim", type=int, default=512, help="hidden units of the mask estimation")
+    for name, kind, text in (
+        ("--sample_rate", int, "of the model, in Hz (default: 44100)"),
+        ("--schema", str, "a band schema by name, such as v5, drums or generic-48-60 (default: generic)"),
+        ("--chunk_size_in_seconds", float, "length of a training sample (default: 3)"),
+        ("--n_fft", int, "FFT size in samples; the hop is a quarter of it (default: 2048)"),
+        ("--feature_dim", int, "features per band, N (default: 128)"),
+        ("--hidden_dim", int, "of each BLSTM direction (default: twice feature_dim)"),
+        ("--num_blstm_layers", int, "pairs of BLSTMs, one along time and one along bands (default: 12)"),
+        ("--mlp_dim", int, "hidden units of the mask estimation (default: 512)"),
+    ):
+        # absent if not given: then it is what --config, --reduce_size or the defaults of Config say
+        add(name, type=kind, help=text, default=argparse.SUPPRESS, **({"dest": "chunk"} if "chunk" in name else {}))
+    add("--generic_bands", choices=("Y", "N"), default=argparse.SUPPRESS, help="the generic band schema (Y) or the "
+        "paper's V7 (N), where --schema names none (default: Y)")  # fmt: skip
+    add("--config", help="a model by name, such as paper-vocals, from which only what is given above differs; `bsrnn "
+        "info` lists them")  # fmt: skip
+    add("--reduce_size", action="store_true", help="the sizes of --config small, for the sources of the data")
     add("--batch_size", type=int, default=2, help="samples in a batch")
-    add("--reduce_size", action="store_true", help="a small model: feature_dim, hidden_dim, num_blstm_layers and "
-        "mlp_dim of `bsrnn info small`")  # fmt: skip
-    add("--config", help="a model by name, such as paper-vocals, in place of all above but --batch_size, not with "
-        "--transfer; `bsrnn info` lists them")  # fmt: skip
     add("--part", action="append", help="source to estimate; repeat for several (multi-task); none means all of "
         "the data, or those of --config")  # fmt: skip
     add("--portion", type=float, default=1.0, help="share of the training songs to use, 0 to 1")
@@ -170,24 +174,24 @@ def train(args: argparse.Namespace) -> None:
     folder = records.root() / "runs" / args.name
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")
-    if args.transfer and args.config:
-        raise ValueError("--config and --transfer exclude each other: a transfer has its base's sizes")
+    given = {field.name: getattr(args, field.name) for field in fields(Config) if hasattr(args, field.name)}
+    if hasattr(args, "generic_bands"):
+        given.setdefault("schema", "generic" if args.generic_bands == "Y" else "v7")
+    bases = {"--config": args.config, "--reduce_size": args.reduce_size, "--transfer": args.transfer}
+    exclusive = [name for name, value in bases.items() if value] + [f"--{name}" for name in given if args.transfer]
+    if len(exclusive) > 1:
+        raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     dataset = find_data(args.musdbhq_location)
-    sources = tuple(args.part or stem_mapping(dataset))
+    named = named_config(args.config) if args.config else None
+    sources = tuple(args.part or (named.sources if named else stem_mapping(dataset)))
     train.seed_everything(args.seed)
     if args.transfer:
         model = train.transfer(BSRNN.from_pretrained(args.checkpoint_fp), sources)
-    elif args.config:
-        config = named_config(args.config)
-        model = BSRNN(replace(config, sources=sources) if args.part else config)
     else:
-        hidden_dim = 2 * args.feature_dim if args.hidden_dim is None else args.hidden_dim
-        sizes = {"feature_dim": args.feature_dim, "hidden_dim": hidden_dim,
-                 "num_blstm_layers": args.num_blstm_layers, "mlp_dim": args.mlp_dim}  # fmt: skip
-        if args.reduce_size:
-            sizes = {name: getattr(CONFIGS["small"], name) for name in sizes}
-        schema = args.schema or ("generic" if args.generic_bands == "Y" else "v7")
-        model = BSRNN(Config(sources, schema, args.sample_rate, args.n_fft, args.chunk_size_in_seconds, **sizes))
+        if "feature_dim" in given:
+            given.setdefault("hidden_dim", 2 * given["feature_dim"])
+        base = named or (CONFIGS["small"] if args.reduce_size else Config())
+        model = BSRNN(replace(base, sources=sources, **given))
     settings = {field.name: getattr(args, field.name) for field in fields(train.TrainingConfig)}
     config = train.TrainingConfig(**{name: {"Y": True, "N": False}.get(value, value)
                                      for name, value in settings.items()})  # fmt: skip

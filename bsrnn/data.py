@@ -11,6 +11,7 @@ source names are left out, and whether names are in capitals does not matter:
 A validation.txt, a name in each line, may say which training songs validate.
 """
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -204,7 +205,7 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
     if not file.is_file():
         return {stem: (stem,) for stem in STEMS}
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError:
         raise ValueError(f"{file}: is not YAML") from None
     lists = content.values() if isinstance(content, dict) else ()
@@ -289,10 +290,11 @@ def _open_stem_file(song: Path, files: Mapping[str, tuple[AudioFile, ...]]) -> T
 
 
 def fingerprint(root: Path) -> str:
-    """Identifies a data set by its songs' names and sizes."""
+    """Twelve hex digits that change when the names or sizes of a data set's files do."""
     suffixes = (*SUFFIXES, ".mp4")
     files = [file for file in root.rglob("*") if file.suffix.lower() in suffixes or file.name in (MAPPING, VALIDATION)]
-    return records.fingerprint(files, root)
+    named = "".join(f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n" for file in sorted(files))
+    return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
 def windows(length: int, sample_rate: int, segment: float = 6.0) -> list[tuple[int, int]]:
@@ -431,17 +433,16 @@ class Mixes(Dataset):
         """Of every source: its segment, or None for silence; the place of the crop and the channel, from 0 to 1; what
         it is multiplied by; and the speed, from 0 to 1."""
         draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
-        choices, place = {}, None
+        choices = {}
         together, target = kind.random(2)
         common = self.segments[self.targets[int(target * len(self.targets))]] if together < self.aligned else None
-        for source, segments in self.segments.items():
-            # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
-            choice, offset, side, gain, fate = draw.random(5)
-            speed = speeds.random()
-            if common:
-                segments = common
-                choice, offset, side, gain, speed = place = place or (choice, offset, side, gain, speed)
-            segment = segments[int(choice * len(segments))] if common or (segments and fate >= self.drop) else None
+        # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
+        draws = [(*draw.random(5), speeds.random()) for _ in self.segments]
+        if common:
+            draws = draws[:1] * len(draws)  # one place, channel, gain and speed for all
+        for (source, own), (choice, offset, side, gain, fate, speed) in zip(self.segments.items(), draws, strict=True):
+            segments = common or own
+            segment = segments[int(choice * len(segments))] if segments and (common or fate >= self.drop) else None
             factor = 10 ** (self.gain_db * (2 * gain - 1) / 20)
             if segment and not common:
                 factor *= self.factors.get((segment[0], source), 1.0)

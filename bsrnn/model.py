@@ -129,13 +129,14 @@ class BandGroups(nn.Module):
             packed += rows
             self._index(f"bins_{group}", rows)
         self._index("order", order)  # the bands, group after group
-        self._index("band_place", _inverse(order))  # where band k is in that order
-        self._index("bin_place", _inverse(packed)[: self.num_bins])  # where bin f is in the groups, one after the other
+        self._index("band_place", torch.tensor(order).argsort())  # where band k is in that order
+        # where bin f is in the groups, one after the other
+        self._index("bin_place", torch.tensor(packed).argsort()[: self.num_bins])
         self._index("band_of_bin", [k for k, (start, stop) in enumerate(bins) for _ in range(start, stop)])
         self._index("widths", [stop - start for start, stop in bins])
 
     def _index(self, name, values):
-        self.register_buffer(name, torch.tensor(values), persistent=False)
+        self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
     def pack(self, x: Tensor) -> list[Tensor]:
         """Bins (F, ...) to the groups' rectangles (k, P, ...), padded with zeros."""
@@ -146,11 +147,6 @@ class BandGroups(nn.Module):
     def unpack(self, groups: Iterable[Tensor]) -> Tensor:
         """The groups' rectangles (k, P, ...) to bins (F, ...), without the padding."""
         return torch.cat([group.flatten(0, 1) for group in groups]).index_select(0, self.bin_place)
-
-
-def _inverse(order: list[int]) -> list[int]:
-    places = {item: place for place, item in enumerate(order)}
-    return [places[item] for item in sorted(places)]
 
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:

@@ -8,7 +8,6 @@
     runs/                             everything large or temporary; not in git
 """
 
-import hashlib
 import json
 import math
 import os
@@ -72,17 +71,9 @@ def run_name(experiment: str, schema: str, sources: Iterable[str], seed: int, ba
 
 @contextmanager
 def written_whole(path: Path):
-    """Yields a path beside `path` to write to, and renames it to `path` at the end: readers see all or nothing."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix stays last: writers choose their format by it
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Yields a path to write to, of the same name; at the end the file appears at `path`, or not at all."""
+    with written_together(path.parent) as folder:
+        yield folder / path.name
 
 
 @contextmanager
@@ -203,7 +194,6 @@ def model_card(record: Mapping, profile: str, scores: pd.DataFrame) -> str:
     table = table["mean"][order].assign(tracks=table["count", "uSDR"].astype(int)).reset_index()
     base = f", on the frozen extractor of {record['base']}" if "base" in record else ""
     return f"""---
-license: mit
 tags: [music-source-separation, band-split-rnn]
 ---
 
@@ -226,7 +216,7 @@ stems = separator(*audio.read("song.wav"))  # source -> (channels, samples)
 - Budget: {steps:,} steps of {batch} chunks of {model["chunk"]:g} s, {hours:.1f} hours of mixtures,
   seed {record["seed"]}; {record["seconds"] / 60:.1f} minutes on {record["hardware"]} (threads: {record["threads"]}).
 - Kept: epoch {kept["epoch"] + 1} of {len(history)}, the best in validation.
-- Licence: MIT, as the code.
+- Licence: the code is under the MIT licence; the songs have licences of their own.
 
 Scores in dB, means over the songs in which the source sounds; silence has a uSDR of 0:
 
@@ -265,14 +255,6 @@ def save_figure(figure, profile: str, name: str) -> Path:
             with written_whole(figures(profile) / f"{name}{suffix}") as partial:
                 figure.savefig(partial, metadata=metadata, dpi=150, bbox_inches="tight")
     return figures(profile) / f"{name}.png"
-
-
-def fingerprint(files: Iterable[Path], base: Path) -> str:
-    """Twelve hex digits that change when the files' names or sizes under `base` do."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.relative_to(base).as_posix()} {file.stat().st_size}\n".encode())
-    return digest.hexdigest()[:12]
 
 
 def provenance() -> dict:

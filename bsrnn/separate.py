@@ -301,11 +301,11 @@ def separated(
 def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
     """Chunk and hop of a model in samples."""
     size = round(model.config.chunk * model.config.sample_rate)
-    valid = hop is None or 1 / model.config.sample_rate <= hop <= model.config.chunk
-    step = -(-size // 2) if hop is None or not valid else min(size, round(hop * model.config.sample_rate))
-    if not valid:
+    if hop is None:
+        return size, -(-size // 2)
+    if not 1 / model.config.sample_rate <= hop <= model.config.chunk:
         raise ValueError(f"hop must be above 0 and at most the model's chunk of {model.config.chunk:g} s, not {hop} s")
-    return size, step
+    return size, min(size, round(hop * model.config.sample_rate))
 
 
 def _device(model: BSRNN) -> torch.device:

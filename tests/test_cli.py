@@ -186,6 +186,10 @@ SMALL = ["--feature_dim", 4, "--num_blstm_layers", 1, "--mlp_dim", 4]
     (SMALL, {"feature_dim": 4, "hidden_dim": 8}),
     (["--reduce_size", "--part", "bass"],
      {"feature_dim": 32, "hidden_dim": 32, "num_blstm_layers": 4, "mlp_dim": 64, "sources": ("bass",)}),
+    (["--reduce_size", "--feature_dim", 8, "--n_fft", 512],
+     {"feature_dim": 8, "hidden_dim": 16, "num_blstm_layers": 4, "mlp_dim": 64, "sources": STEMS, "n_fft": 512}),
+    (["--config", "small", "--schema", "v7", "--chunk_size_in_seconds", 1],
+     {"schema": "v7", "chunk": 1, "feature_dim": 32, "sources": ("vocals", "bass", "drums", "other")}),
 ])  # fmt: skip
 def test_defaults(monkeypatch, data, root, arguments, expected):
     model, config = trained(monkeypatch, data, *arguments)
@@ -354,7 +358,7 @@ def empty_audio(file):
 TRAIN = ["train", "--musdbhq_location", "{data}", "--name", "run", *SIZES]
 INFER = ["infer", "--checkpoint_fp", "{model}", "--input", "{data}/test/t/mixture.wav", "--out", "{tmp}/out"]
 EVALUATE = ["evaluate", "--checkpoint_fp", "{model}", "--musdbhq_location", "{data}", "--out", "{tmp}/scores.csv"]
-TRANSFER = [*TRAIN, "--transfer", "--checkpoint_fp", "{model}"]
+TRANSFER = [*TRAIN[: -len(SIZES)], "--transfer", "--checkpoint_fp", "{model}"]
 BAD_INPUT = {
     "train, missing data": (TRAIN, lambda p: shutil.rmtree(p["data"]), "no such folder"),
     "evaluate, missing data": (EVALUATE, lambda p: shutil.rmtree(p["data"]), "no such folder"),
@@ -408,6 +412,7 @@ BAD_INPUT = {
     "evaluate, no model": (EVALUATE, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
     "transfer, no model": (TRANSFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
     "transfer, a model by name": ([*TRANSFER, "--config", "small"], nothing, "--config and --transfer exclude"),
+    "transfer, a size": ([*TRANSFER, "--sample_rate", "22050"], nothing, "--transfer and --sample_rate exclude"),
     "transfer, from nothing": ([*TRAIN, "--transfer"], nothing, "--transfer and --checkpoint_fp go together"),
     "train, from a model": ([*TRAIN, "--checkpoint_fp", "{model}"], nothing, "--transfer and --checkpoint_fp"),
     "train, name taken": (TRAIN, lambda p: occupy(p["root"] / "runs" / "run"), "is not a run: choose another name"),
