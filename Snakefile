@@ -52,8 +52,8 @@ def yaml_list(sources):
     return "[" + ", ".join(sources.split("+")) + "]"
 
 
-def training(experiment):
-    return json.dumps(study.training(SETTINGS, experiment))
+def training(experiment, source=""):
+    return json.dumps(study.training(SETTINGS, experiment, source))
 
 
 # executed notebooks to read: those of the demo profile are in notebooks/
@@ -93,7 +93,7 @@ rule single:
     output:
         single,
     params:
-        training=lambda wildcards: training(wildcards.experiment),
+        training=lambda wildcards: training(wildcards.experiment, wildcards.source),
     priority: 1
     shell:
         "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"

@@ -9,8 +9,8 @@
       transfer_training: {max_epochs: 3}   what differs from training_config in a transfer
       scratch: [bass]                   models of one source with the budget of a transfer, to compare transfers with
       more_schemas: [joint]             the first base in other schemas
-      longer: [drums]                   one source, the last of the schemas, the first seed, and more training
-      longer_training: {max_epochs: 40}    what differs from training_config in it
+      longer: {drums: {max_epochs: 40}} one source, the last of the schemas, the first seed, and what differs from
+                                        training_config
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,10 +70,15 @@ def grid(settings: Mapping) -> list[Run]:
     return runs
 
 
-def training(settings: Mapping, experiment: str) -> dict:
-    """How a profile trains the runs of an experiment: what is compared with a transfer has a transfer's budget."""
-    own = {"transfer": "transfer_training", "scratch": "transfer_training", "longer": "longer_training"}
-    return settings["training_config"] | (settings["grid"][own[experiment]] if experiment in own else {})
+def training(settings: Mapping, experiment: str, source: str = "") -> dict:
+    """How a profile trains the runs of an experiment: what is compared with a transfer has a transfer's budget, and
+    each `source` that is trained longer a budget of its own."""
+    grid, own = settings["grid"], {}
+    if experiment in ("transfer", "scratch"):
+        own = grid["transfer_training"]
+    elif experiment == "longer":
+        own = grid["longer"][source]
+    return settings["training_config"] | own
 
 
 def coverage(profiles: Iterable[str] = PROFILES) -> pd.DataFrame:

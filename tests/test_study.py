@@ -9,7 +9,7 @@ from bsrnn.train import TrainingConfig
 SETTINGS = {
     "schemas": ["v7", "generic"], "seeds": [0, 1], "base": ["drums", "bass"], "multitask": ["drums+bass+other"],
     "transfer": {"drums": "bass+vocals", "drums+bass+other": "vocals"}, "transfer_training": {}, "scratch": ["vocals"],
-    "more_schemas": ["joint"], "longer": ["bass"], "longer_training": {},
+    "more_schemas": ["joint"], "longer": {"bass": {}},
 }  # fmt: skip
 
 
@@ -26,8 +26,8 @@ def test_every_cell_in_every_schema_with_every_seed():
 
 def test_what_is_compared_with_a_transfer_is_trained_as_long():
     settings = {"training_config": {"lr": 1, "max_epochs": 8},
-                "grid": {"transfer_training": {"max_epochs": 2}, "longer_training": {"max_epochs": 32}}}  # fmt: skip
-    epochs = {name: training(settings, name) for name in ("base", "multitask", "transfer", "scratch", "longer")}
+                "grid": {"transfer_training": {"max_epochs": 2}, "longer": {"bass": {"max_epochs": 32}}}}  # fmt: skip
+    epochs = {name: training(settings, name, "bass") for name in ("base", "multitask", "transfer", "scratch", "longer")}
     assert {name: config["max_epochs"] for name, config in epochs.items()} == {
         "base": 8, "multitask": 8, "transfer": 2, "scratch": 2, "longer": 32,
     }  # fmt: skip
@@ -45,7 +45,7 @@ def test_the_base_of_a_transfer():
     ({"transfer": {"vocals": "bass"}}, "transfer-v7-vocals-bass-0 needs base-v7-vocals-0, which the grid has not"),
     ({"transfer": {"drums+vocals": "bass"}}, "needs multitask-v7-drums.vocals-0, which the grid has not"),
     ({"scratch": ["drums+bass"]}, "scratch lists single sources, not drums.bass"),
-    ({"longer": ["drums+bass"]}, "longer lists single sources, not drums.bass"),
+    ({"longer": {"drums+bass": {}}}, "longer lists single sources, not drums.bass"),
 ])  # fmt: skip
 def test_a_grid_that_cannot_be_run(change, message):
     with pytest.raises(ValueError, match=message):
@@ -74,7 +74,6 @@ def test_coverage_tells_what_has_scores_and_what_the_rest_needs(tmp_path, monkey
 def test_the_profiles_can_be_run():
     for profile in PROFILES:
         settings = yaml.safe_load((records.root() / "profiles" / f"{profile}.yaml").read_text())
-        for experiment in ("base", "transfer", "longer"):
-            TrainingConfig(**training(settings, experiment))
         for run in grid(settings["grid"]):
+            TrainingConfig(**training(settings, run.experiment, "+".join(run.sources)))
             assert Config(run.sources, run.schema, **settings["model_config"]).bins()
