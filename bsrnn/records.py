@@ -194,6 +194,7 @@ def model_card(record: Mapping, profile: str, scores: pd.DataFrame) -> str:
     table = table["mean"][order].assign(tracks=table["count", "uSDR"].astype(int)).reset_index()
     base = f", on the frozen extractor of {record['base']}" if "base" in record else ""
     return f"""---
+license: mit
 tags: [music-source-separation, band-split-rnn]
 ---
 
@@ -216,7 +217,7 @@ stems = separator(*audio.read("song.wav"))  # source -> (channels, samples)
 - Budget: {steps:,} steps of {batch} chunks of {model["chunk"]:g} s, {hours:.1f} hours of mixtures,
   seed {record["seed"]}; {record["seconds"] / 60:.1f} minutes on {record["hardware"]} (threads: {record["threads"]}).
 - Kept: epoch {kept["epoch"] + 1} of {len(history)}, the best in validation.
-- Licence: the code is under the MIT licence; the songs have licences of their own.
+- Licence: MIT for code and weights; the songs have licences of their own.
 
 Scores in dB, means over the songs in which the source sounds; silence has a uSDR of 0:
 
