@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         "chunks as the songs hold")  # fmt: skip
     add("--aligned", type=float, default=0.0, help="share of the samples, 0 to 1, that are a song as it is mixed, at "
         "a place where one of --part sounds; the others mix sources of different songs")  # fmt: skip
+    add("--target_songs", action="store_true", help="mix only stems of songs in which one of --part sounds")
     add("--equal_levels", action="store_true", help="bring stems of different songs to one level before mixing")
     add("--salient", choices=("Y", "N"), default="Y", help="take passages in which the source sounds (Y) or any (N)")
     add("--segment", type=float, default=6.0, help="seconds of such a passage; a sample is cut out of it")

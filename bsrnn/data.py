@@ -13,6 +13,7 @@ A validation.txt, a name in each line, may say which training songs validate.
 
 import hashlib
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -374,6 +375,8 @@ class Mixes(Dataset):
         segment: length of a segment in seconds.
         aligned: share of the samples that are a song as it is mixed, where one of the targets sounds. The others have
             sources of different songs.
+        target_songs: take all stems of a sample from songs in which one of the targets sounds, a target at a time, or
+            from any; our choice. Where they lack a source, it comes from any.
         equal_levels: bring the stems of different songs to one level before their gains; our choice.
         gain_db: gains are uniform within plus and minus this, in dB; an aligned sample has one for all its sources.
         drop: probability that a source is silent, in a sample that is not aligned.
@@ -387,20 +390,20 @@ class Mixes(Dataset):
 
     def __init__(
         self, tracks: Sequence[Track], targets: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
-        salient: bool = True, segment: float = 6.0, aligned: float = 0.0, equal_levels: bool = False,
-        gain_db: float = 10.0, drop: float = 0.1, peak_division: bool = True, pitch: float = 0.0, epoch_size: int = 0,
-        problems: list[str] | None = None,
+        salient: bool = True, segment: float = 6.0, aligned: float = 0.0, target_songs: bool = False,
+        equal_levels: bool = False, gain_db: float = 10.0, drop: float = 0.1, peak_division: bool = True,
+        pitch: float = 0.0, epoch_size: int = 0, problems: list[str] | None = None,
     ):  # fmt: skip
         check_sources(targets, tracks)
         self.targets, self.sample_rate, self.chunk, self.seed = tuple(targets), sample_rate, chunk, seed
         self.aligned, self.gain_db, self.drop, self.peak_division = aligned, gain_db, drop, peak_division
         self.pitch, self.factors = pitch, {}  # on the level of a song's stem
-        self.segments, found, heard = {source: [] for source in tracks[0].sources}, [], set()
+        self.segments, found, heard = {source: [] for source in tracks[0].sources}, [], defaultdict(set)
         for track, source, signal in _signals(tracks, found):
             if source == "mixture":
                 continue
             if signal.any():
-                heard.add(source)
+                heard[source].add(track)
             active = active_segments(signal, track.sample_rate, segment) if salient or equal_levels else []
             ranges = active if salient else windows(track.length, track.sample_rate, segment)
             self.segments[source] += [(track, *limits) for limits in ranges]
@@ -409,6 +412,10 @@ class Mixes(Dataset):
                 self.factors[track, source] = STEM_LEVEL / float(power) ** 0.5
         report(found + [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in targets
                         if source not in heard or not self.segments[source]], problems)  # fmt: skip
+        self.pools = {target: self.segments for target in targets}  # where the stems of a sample come from
+        if target_songs:
+            self.pools = {target: {source: [segment for segment in segments if segment[0] in heard[target]] or segments
+                                   for source, segments in self.segments.items()} for target in targets}  # fmt: skip
         self.num_songs = len(tracks)
         self.epoch_size = epoch_size or sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
 
@@ -435,12 +442,13 @@ class Mixes(Dataset):
         draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
         choices = {}
         together, target = kind.random(2)
-        common = self.segments[self.targets[int(target * len(self.targets))]] if together < self.aligned else None
+        pool = self.pools[target := self.targets[int(target * len(self.targets))]]
+        common = pool[target] if together < self.aligned else None
         # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
         draws = [(*draw.random(5), speeds.random()) for _ in self.segments]
         if common:
             draws = draws[:1] * len(draws)  # one place, channel, gain and speed for all
-        for (source, own), (choice, offset, side, gain, fate, speed) in zip(self.segments.items(), draws, strict=True):
+        for (source, own), (choice, offset, side, gain, fate, speed) in zip(pool.items(), draws, strict=True):
             segments = common or own
             segment = segments[int(choice * len(segments))] if segments and (common or fate >= self.drop) else None
             factor = 10 ** (self.gain_db * (2 * gain - 1) / 20)

@@ -493,15 +493,15 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
         key: rows.pivot_table(index="track", columns="run", values="value")
         for key, rows in runs.groupby(["experiment", "base_source", "source", "schema"])
     }
-    mean, (below, above) = _errors(table.T for table in tables.values())
-    means = pd.DataFrame({"mean": mean, "below": below, "above": above}, pd.MultiIndex.from_tuples(tables))
+    mean, reach = _errors(table.T for table in tables.values())
+    means = pd.DataFrame({"mean": mean, "below": reach[0], "above": reach[1]}, pd.MultiIndex.from_tuples(tables))
     names, sources = _schema_order(runs["schema"]), [source for (source,) in _ordered((key[2],) for key in tables)]
     trainings = _ordered(key[:2] for key in tables)
     width = 0.86 / len(names)
     quarter, half = np.percentile(runs["value"], [25, 50])
     # a stem that is almost silent can lie 30 dB below all others
     usual = runs.loc[runs["value"] >= quarter - 6 * (half - quarter), "value"]
-    floor = min(0, usual.min(), (mean - below).min())
+    floor = min(0, usual.min(), (mean - reach[0]).min())
 
     size = (0.6 + len(trainings) * max(1.1, 0.62 * len(names)), 2.9)
     figure, axes = _grid(len(sources), max(1, MOST_GROUPS // len(trainings)), size)
@@ -514,11 +514,11 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
             for group, key in groups.items():
                 _draw_runs(ax, tables[key], group + shift, width, floor, name, style["marker"])
             shown, x = means.loc[list(groups.values())], np.array(list(groups)) + shift + 0.24 * width
-            reach = shown[["below", "above"]].to_numpy().T
-            ax.errorbar(x, shown["mean"], reach, ms=8, mec="white", capsize=4, zorder=3, linestyle="", **style)
-            for place, mean, above in zip(x, shown["mean"], shown["above"], strict=True):
-                ax.annotate(f"{mean:.2f}", (place, mean + above), (0, 4), textcoords="offset points", size=10,
-                            ha="center", color=style["color"], weight="bold", path_effects=_OUTLINE)  # fmt: skip
+            errors = shown[["below", "above"]].to_numpy().T
+            ax.errorbar(x, shown["mean"], errors, ms=8, mec="white", capsize=4, zorder=3, linestyle="", **style)
+            for place, row in zip(x, shown.itertuples(), strict=True):
+                ax.annotate(f"{row.mean:.2f}", (place, row.mean + row.above), (0, 4), textcoords="offset points",
+                            color=style["color"], size=10, ha="center", weight="bold", path_effects=_OUTLINE)
         ax.axhline(0, color=_INK, linewidth=1, label="silence (0 dB)")
         ax.margins(y=0.09)
         ax.set(title=source, xlim=(-0.5, len(trainings) - 0.5))

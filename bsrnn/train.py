@@ -47,7 +47,8 @@ class TrainingConfig:
     # how samples are mixed: section IV-A1 (source activity detection) and IV-A2 (the rest)
     salient: bool = True  # take segments in which the source sounds
     segment: float = 6.0  # seconds of a segment; a sample is a crop of it as long as the model's chunk
-    aligned: float = 0.0  # share of samples that are a song as it is mixed; not in the paper, nor the next
+    aligned: float = 0.0  # share of samples that are a song as it is mixed; not in the paper, nor the next two
+    target_songs: bool = False  # take all stems of a sample from songs in which a target sounds
     equal_levels: bool = False  # bring the stems of different songs to one level before their gains
     gain_db: float = 10.0  # stems are mixed with gains within plus and minus this
     drop: float = 0.1  # probability that a stem is left out of a sample
@@ -395,9 +396,9 @@ def _datasets(model, dataset, config, seed):
     validation = data.find_tracks(dataset, "validation", problems=problems)
     mixes = tracks and data.Mixes(
         tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
-        salient=config.salient, segment=config.segment, aligned=config.aligned, equal_levels=config.equal_levels,
-        gain_db=config.gain_db, drop=config.drop, peak_division=config.peak_division, pitch=config.pitch,
-        epoch_size=config.epoch_size, problems=problems,
+        salient=config.salient, segment=config.segment, aligned=config.aligned, target_songs=config.target_songs,
+        equal_levels=config.equal_levels, gain_db=config.gain_db, drop=config.drop, peak_division=config.peak_division,
+        pitch=config.pitch, epoch_size=config.epoch_size, problems=problems,
     )  # fmt: skip
     whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
     data.report(problems)

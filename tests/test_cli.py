@@ -30,9 +30,9 @@ PAPER_OPTIONS = [
 ]  # fmt: skip
 BASELINES = {"mixture", "silence", "IRM", "STFT"}
 EXTRA_OPTIONS = [
-    "--schema", "--hidden_dim", "--config", "--accumulate", "--ema", "--epoch_size", "--aligned", "--equal_levels",
-    "--salient", "--segment", "--gain_db", "--drop", "--peak_division", "--pitch", "--lr_decay", "--patience",
-    "--validation_seconds", "--bf16", "--transfer",
+    "--schema", "--hidden_dim", "--config", "--accumulate", "--ema", "--epoch_size", "--aligned", "--target_songs",
+    "--equal_levels", "--salient", "--segment", "--gain_db", "--drop", "--peak_division", "--pitch", "--lr_decay",
+    "--patience", "--validation_seconds", "--bf16", "--transfer",
 ]  # fmt: skip
 
 
@@ -164,12 +164,13 @@ def test_options_reach_model_and_training(monkeypatch, data, root):
         "--lr", 0.1, "--data_loader_workers", 3, "--batch_size", 7, "--max_epochs", 9, "--salient", "N",
         "--peak_division", "N", "--segment", 4, "--lr_decay", 0.9, "--patience", 5, "--pitch", 2, "--aligned", 0.5,
         "--validation_seconds", 8, "--accumulate", 2, "--epoch_size", 50, "--gain_db", 3, "--drop", 0.2, "--ema", 0.9,
-        "--equal_levels",
+        "--target_songs", "--equal_levels",
     )  # fmt: skip
     assert model.config == Config(("bass", "drums"), "generic-12-8", RATE, 512, 0.2, 4, 5, 1, 6)
     assert config == TrainingConfig(
         batch_size=7, accumulate=2, max_epochs=9, epoch_size=50, lr=0.1, lr_decay=0.9, clip_grad_norm=2, patience=5,
-        ema=0.9, salient=False, segment=4, aligned=0.5, equal_levels=True, gain_db=3, drop=0.2, peak_division=False,
+        ema=0.9, salient=False, segment=4, aligned=0.5, target_songs=True, equal_levels=True,
+        gain_db=3, drop=0.2, peak_division=False,
         pitch=2, portion=0.5, validation_seconds=8, workers=3,
     )  # fmt: skip
     assert all(getattr(config, name) != getattr(TrainingConfig(), name)

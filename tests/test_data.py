@@ -607,6 +607,24 @@ def test_aligned_mixes_are_one_place_of_one_song_in_its_balance(songs):
     assert len(places) == 20
 
 
+def test_stems_can_be_those_of_songs_in_which_a_target_sounds(songs):
+    silence(songs, "vocals", 3, 4, 5, 7)
+    silence(songs, "bass", 1, 2)
+    settings = {"target_songs": True, "drop": 0.0}
+
+    def origins(samples):
+        choices = [samples._choices(index) for index in range(60)]
+        return {source: {choice[source][0][0].name for choice in choices} for source in STEMS}
+
+    found = origins(mixes(songs, ("vocals",), **settings))
+    assert found["vocals"] == found["drums"] == found["other"] == {"song 1", "song 2"}
+    assert found["bass"] == {"song 3", "song 4", "song 5", "song 7"}  # singers have no bass: it comes from any
+    everyone = {f"song {i}" for i in (1, 2, 3, 4, 5, 7)}
+    assert origins(mixes(songs, ("vocals", "drums"), **settings))["drums"] == everyone  # a target at a time
+    with_it, without = (mixes(songs, ("drums",), **settings | {"target_songs": on}) for on in (True, False))
+    assert all(torch.equal(with_it[index][0], without[index][0]) for index in range(10))  # all songs have drums
+
+
 def test_some_samples_are_aligned_at_a_place_where_a_target_sounds(songs):
     for i in range(8):  # bass sounds in the last quarter of songs, drums in the first
         for source, part in (("bass", slice(12_000, None)), ("drums", slice(None, 4_000))):
