@@ -11,6 +11,7 @@ import torch
 
 from bsrnn import records
 from bsrnn.data import STEMS, Mixes, find_data, find_tracks
+from bsrnn.settings import TrainingConfig
 
 CHUNK, COUNT, REPEATS = 3.0, 10, 5
 
@@ -38,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(1)
     root = find_data(args.musdbhq_location)
     songs = find_tracks(root, "train")
-    mixes = Mixes(songs, STEMS, sample_rate=songs[0].sample_rate, chunk=CHUNK, seed=0, drop=0.0)
+    mixes = Mixes(songs, STEMS, TrainingConfig(drop=0.0), sample_rate=songs[0].sample_rate, chunk=CHUNK, seed=0)
     names = {song.name for song in songs}
     tracks = [track for track in musdb.DB(root, is_wav=True, subsets="train") if track.name in names]
     rows = []

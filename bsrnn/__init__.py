@@ -13,6 +13,7 @@
     metrics     uSDR, cSDR and SI-SDR
     study       the runs that a profile asks for
     statistics  summaries of scores, paired differences and their support
+    settings    how a training goes
     train       training, transfer, resumption
     evaluate    scores over the songs of a split, baselines and oracles among them
     bsseval     BSSEval by museval, in processes of its own

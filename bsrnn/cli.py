@@ -6,7 +6,10 @@ import random
 import signal
 import sys
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+
+from bsrnn.settings import TrainingConfig
 
 EXIT_USER_ERROR = 2
 
@@ -49,35 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--config", help="a model by name, such as paper-vocals, from which only what is given above differs; `bsrnn "
         "info` lists them")  # fmt: skip
     add("--reduce_size", action="store_true", help="the sizes of --config small, for the sources of the data")
-    add("--batch_size", type=int, default=2, help="samples in a batch")
     add("--part", action="append", help="source to estimate; repeat for several (multi-task); none means all of "
         "the data, or those of --config")  # fmt: skip
-    add("--portion", type=float, default=1.0, help="share of the training songs to use, 0 to 1")
-    add("--clip_grad_norm", type=float, default=5.0, help="largest norm of the gradient")
-    add("--max_epochs", type=int, default=100, help="passes over the training songs")
-    add("--lr", type=float, default=1e-3, help="learning rate of Adam")
-    add("--lr_decay", type=float, default=0.98, help="factor on the learning rate every two epochs")
-    add("--patience", type=int, default=10, help="epochs without a better validation before training stops")
-    add("--accumulate", type=int, default=1, help="batches per step")
-    add("--ema", type=float, default=0.0, help="decay per step of a moving average of the weights, to keep instead of "
-        "them, such as 0.999; 0: none")  # fmt: skip
-    add("--epoch_size", type=int, default=0, help="samples in an epoch, after which it validates and saves; 0: as many "
-        "chunks as the songs hold")  # fmt: skip
-    add("--aligned", type=float, default=0.0, help="share of the samples, 0 to 1, that are a song as it is mixed, at "
-        "a place where one of --part sounds; the others mix sources of different songs")  # fmt: skip
-    add("--target_songs", action="store_true", help="mix only stems of songs in which one of --part sounds")
-    add("--equal_levels", action="store_true", help="bring stems of different songs to one level before mixing")
-    add("--salient", choices=("Y", "N"), default="Y", help="take passages in which the source sounds (Y) or any (N)")
-    add("--segment", type=float, default=6.0, help="seconds of such a passage; a sample is cut out of it")
-    add("--gain_db", type=float, default=10.0, help="sources are mixed with gains within plus and minus this")
-    add("--drop", type=float, default=0.1, help="probability that a source is left out of a sample")
-    add("--peak_division", choices=("Y", "N"), default="Y", help="divide a sample by the largest of the peaks of mix "
-        "and sources (Y) or leave it (N)")  # fmt: skip
-    add("--pitch", type=float, default=0.0, help="sources are played faster or slower by up to this many semitones")
-    add("--validation_seconds", type=float, default=0.0, help="of each validation song, from its middle; 0: all of it")
-    add("--bf16", action="store_true", help=BF16_HELP)
-    add("--data_loader_workers", type=int, default=0, dest="workers", help="processes that read data beside the "
-        "training")  # fmt: skip
+    for setting in fields(TrainingConfig):
+        kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {"type": setting.type}
+        name = {"workers": "data_loader_workers"}.get(setting.name, setting.name)
+        add(f"--{name}", dest=setting.name, default=setting.default, help=setting.metadata["help"], **kind)
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
     add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
@@ -163,7 +143,7 @@ def _told_out_of_memory(what: str = ""):
 
 
 def train(args: argparse.Namespace) -> None:
-    from dataclasses import fields, replace
+    from dataclasses import replace
 
     from bsrnn import records, train
     from bsrnn.configs import CONFIGS, named_config
@@ -193,9 +173,7 @@ def train(args: argparse.Namespace) -> None:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
         base = named or (CONFIGS["small"] if args.reduce_size else Config())
         model = BSRNN(replace(base, sources=sources, **given))
-    settings = {field.name: getattr(args, field.name) for field in fields(train.TrainingConfig)}
-    config = train.TrainingConfig(**{name: {"Y": True, "N": False}.get(value, value)
-                                     for name, value in settings.items()})  # fmt: skip
+    config = TrainingConfig(**{field.name: getattr(args, field.name) for field in fields(TrainingConfig)})
     train.fit(model, dataset, config, folder, seed=args.seed, device=args.device)
     print(f"model: {folder / 'model'}")
 

@@ -28,6 +28,7 @@ from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from bsrnn import audio, demo, records
+from bsrnn.settings import TrainingConfig
 
 STEMS = ("drums", "bass", "other", "vocals")  # the sources, where no stems.yaml names others
 MAPPING, VALIDATION = "stems.yaml", "validation.txt"
@@ -368,56 +369,44 @@ class Mixes(Dataset):
     Args:
         tracks: the songs.
         targets: the sources to estimate, in order.
+        config: how samples are mixed.
         sample_rate: of the samples, in Hz.
         chunk: length of a sample in seconds.
         seed: of all draws.
-        salient: take segments in which the source sounds, or any.
-        segment: length of a segment in seconds.
-        aligned: share of the samples that are a song as it is mixed, where one of the targets sounds. The others have
-            sources of different songs.
-        target_songs: take all stems of a sample from songs in which one of the targets sounds, a target at a time, or
-            from any; our choice. Where they lack a source, it comes from any.
-        equal_levels: bring the stems of different songs to one level before their gains; our choice.
-        gain_db: gains are uniform within plus and minus this, in dB; an aligned sample has one for all its sources.
-        drop: probability that a source is silent, in a sample that is not aligned.
-        peak_division: divide mixture and targets by the largest of their peaks.
-        pitch: stems are played faster and higher or slower and lower, by up to this many semitones; our choice.
-        epoch_size: samples in an epoch; 0 is as many chunks as the songs hold.
         problems: gets a line for all that is wrong with the songs, which are read once; None raises them.
 
     Each item is a mixture (1, L) and the targets (S, 1, L).
     """
 
     def __init__(
-        self, tracks: Sequence[Track], targets: Sequence[str], *, sample_rate: int, chunk: float, seed: int,
-        salient: bool = True, segment: float = 6.0, aligned: float = 0.0, target_songs: bool = False,
-        equal_levels: bool = False, gain_db: float = 10.0, drop: float = 0.1, peak_division: bool = True,
-        pitch: float = 0.0, epoch_size: int = 0, problems: list[str] | None = None,
+        self, tracks: Sequence[Track], targets: Sequence[str], config: TrainingConfig, *, sample_rate: int,
+        chunk: float, seed: int, problems: list[str] | None = None,
     ):  # fmt: skip
         check_sources(targets, tracks)
-        self.targets, self.sample_rate, self.chunk, self.seed = tuple(targets), sample_rate, chunk, seed
-        self.aligned, self.gain_db, self.drop, self.peak_division = aligned, gain_db, drop, peak_division
-        self.pitch, self.factors = pitch, {}  # on the level of a song's stem
+        self.targets, self.config, self.sample_rate = tuple(targets), config, sample_rate
+        self.chunk, self.seed = chunk, seed
+        self.factors = {}  # on the level of a song's stem
         self.segments, found, heard = {source: [] for source in tracks[0].sources}, [], defaultdict(set)
         for track, source, signal in _signals(tracks, found):
             if source == "mixture":
                 continue
             if signal.any():
                 heard[source].add(track)
-            active = active_segments(signal, track.sample_rate, segment) if salient or equal_levels else []
-            ranges = active if salient else windows(track.length, track.sample_rate, segment)
+            salient = active_segments(signal, track.sample_rate, config.segment)
+            ranges = salient if config.salient else windows(track.length, track.sample_rate, config.segment)
             self.segments[source] += [(track, *limits) for limits in ranges]
-            if equal_levels and active:
-                power = sum(signal[:, start:stop].square().mean() for start, stop in active) / len(active)
+            if config.equal_levels and salient:
+                power = sum(signal[:, start:stop].square().mean() for start, stop in salient) / len(salient)
                 self.factors[track, source] = STEM_LEVEL / float(power) ** 0.5
         report(found + [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in targets
                         if source not in heard or not self.segments[source]], problems)  # fmt: skip
         self.pools = {target: self.segments for target in targets}  # where the stems of a sample come from
-        if target_songs:
+        if config.target_songs:
             self.pools = {target: {source: [segment for segment in segments if segment[0] in heard[target]] or segments
                                    for source, segments in self.segments.items()} for target in targets}  # fmt: skip
         self.num_songs = len(tracks)
-        self.epoch_size = epoch_size or sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
+        chunks = sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
+        self.epoch_size = config.epoch_size or chunks
 
     def __len__(self) -> int:
         return self.epoch_size
@@ -426,7 +415,7 @@ class Mixes(Dataset):
         stems = {source: self._stem(source, *choice) for source, choice in self._choices(index).items()}
         mixture = sum(stems.values())
         targets = torch.stack([stems[source] for source in self.targets])
-        if not self.peak_division:
+        if not self.config.peak_division:
             return mixture, targets
         # of all stems, so that a sample does not depend on which of them are targets
         peak = max(1e-8, *(float(signal.abs().max()) for signal in (mixture, *stems.values())))
@@ -443,15 +432,16 @@ class Mixes(Dataset):
         choices = {}
         together, target = kind.random(2)
         pool = self.pools[target := self.targets[int(target * len(self.targets))]]
-        common = pool[target] if together < self.aligned else None
+        common = pool[target] if together < self.config.aligned else None
         # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
         draws = [(*draw.random(5), speeds.random()) for _ in self.segments]
         if common:
             draws = draws[:1] * len(draws)  # one place, channel, gain and speed for all
         for (source, own), (choice, offset, side, gain, fate, speed) in zip(pool.items(), draws, strict=True):
             segments = common or own
-            segment = segments[int(choice * len(segments))] if segments and (common or fate >= self.drop) else None
-            factor = 10 ** (self.gain_db * (2 * gain - 1) / 20)
+            sounds = segments and (common or fate >= self.config.drop)
+            segment = segments[int(choice * len(segments))] if sounds else None
+            factor = 10 ** (self.config.gain_db * (2 * gain - 1) / 20)
             if segment and not common:
                 factor *= self.factors.get((segment[0], source), 1.0)
             choices[source] = (segment, offset, side, factor, speed)
@@ -464,7 +454,7 @@ class Mixes(Dataset):
         if segment is None:
             return torch.zeros(1, length)
         track, start, stop = segment
-        rate = track.sample_rate * 2 ** (self.pitch * (2 * speed - 1) / 12)  # what the samples are taken to have
+        rate = track.sample_rate * 2 ** (self.config.pitch * (2 * speed - 1) / 12)  # what the samples are taken to have
         frames = min(round(self.chunk * rate), stop - start)
         crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
         crop = audio.resample(crop[int(side * len(crop))][None], rate, self.sample_rate)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import os
 import signal
 import sys
@@ -28,52 +27,8 @@ from bsrnn.devices import autocast, keep_memory, torch_device
 from bsrnn.metrics import usdr
 from bsrnn.model import BSRNN
 from bsrnn.separate import separate
+from bsrnn.settings import TrainingConfig
 from bsrnn.spectral import istft, stft
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train. The defaults are the paper's (section IV-A); the batch is that of one of its eight GPUs."""
-
-    batch_size: int = 2  # of one process
-    accumulate: int = 1  # batches per step
-    max_epochs: int = 100
-    epoch_size: int = 0  # samples in an epoch; 0: as many chunks as the songs hold. The paper: 10,000 batches
-    lr: float = 1e-3  # of Adam
-    lr_decay: float = 0.98  # factor on lr every two epochs
-    clip_grad_norm: float = 5.0
-    patience: int = 10  # epochs without a better validation before training stops
-    ema: float = 0.0  # decay per step of a moving average of the weights, which is validated and kept; 0: none
-    # how samples are mixed: section IV-A1 (source activity detection) and IV-A2 (the rest)
-    salient: bool = True  # take segments in which the source sounds
-    segment: float = 6.0  # seconds of a segment; a sample is a crop of it as long as the model's chunk
-    aligned: float = 0.0  # share of samples that are a song as it is mixed; not in the paper, nor the next two
-    target_songs: bool = False  # take all stems of a sample from songs in which a target sounds
-    equal_levels: bool = False  # bring the stems of different songs to one level before their gains
-    gain_db: float = 10.0  # stems are mixed with gains within plus and minus this
-    drop: float = 0.1  # probability that a stem is left out of a sample
-    peak_division: bool = True  # divide mixture and targets by the largest of their peaks
-    pitch: float = 0.0  # stems are played faster or slower, by up to this many semitones; not in the paper
-    portion: float = 1.0  # share of the training songs
-    validation_seconds: float = 0.0  # of each validation song, from its middle; 0: all
-    bf16: bool = False  # matrix products in bfloat16, on devices that have it
-    workers: int = 0  # processes that read data beside the training
-
-    def __post_init__(self):
-        for name in ("batch_size", "accumulate", "max_epochs", "lr", "lr_decay", "clip_grad_norm", "patience",
-                     "segment"):  # fmt: skip
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("gain_db", "pitch", "epoch_size", "validation_seconds", "workers"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        for name in ("drop", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        if not 0 <= self.aligned <= 1:
-            raise ValueError(f"aligned must be at least 0 and at most 1, not {self.aligned}")
-        if not 0 < self.portion <= 1:
-            raise ValueError(f"portion must be above 0 and at most 1, not {self.portion}")
 
 
 @dataclass(frozen=True)
@@ -394,12 +349,8 @@ def _datasets(model, dataset, config, seed):
     sources, problems = model.config.sources, []
     tracks = data.find_tracks(dataset, "train", config.portion, problems)
     validation = data.find_tracks(dataset, "validation", problems=problems)
-    mixes = tracks and data.Mixes(
-        tracks, sources, sample_rate=model.config.sample_rate, chunk=model.config.chunk, seed=seed,
-        salient=config.salient, segment=config.segment, aligned=config.aligned, target_songs=config.target_songs,
-        equal_levels=config.equal_levels, gain_db=config.gain_db, drop=config.drop, peak_division=config.peak_division,
-        pitch=config.pitch, epoch_size=config.epoch_size, problems=problems,
-    )  # fmt: skip
+    mixes = tracks and data.Mixes(tracks, sources, config, sample_rate=model.config.sample_rate,
+                                  chunk=model.config.chunk, seed=seed, problems=problems)  # fmt: skip
     whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
     data.report(problems)
     return mixes, whole

@@ -161,8 +161,8 @@ def test_a_model_by_name(monkeypatch, data, root):
 def test_options_reach_model_and_training(monkeypatch, data, root):
     model, config = trained(
         monkeypatch, data, *SIZES, "--part", "bass", "--part", "drums", "--portion", 0.5, "--clip_grad_norm", 2,
-        "--lr", 0.1, "--data_loader_workers", 3, "--batch_size", 7, "--max_epochs", 9, "--salient", "N",
-        "--peak_division", "N", "--segment", 4, "--lr_decay", 0.9, "--patience", 5, "--pitch", 2, "--aligned", 0.5,
+        "--lr", 0.1, "--data_loader_workers", 3, "--batch_size", 7, "--max_epochs", 9, "--no-salient",
+        "--no-peak_division", "--segment", 4, "--lr_decay", 0.9, "--patience", 5, "--pitch", 2, "--aligned", 0.5,
         "--validation_seconds", 8, "--accumulate", 2, "--epoch_size", 50, "--gain_db", 3, "--drop", 0.2, "--ema", 0.9,
         "--target_songs", "--equal_levels",
     )  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 
 from bsrnn import data
 from bsrnn.data import STEMS, EpochSampler, Mixes, active_segments, find_tracks
+from bsrnn.settings import TrainingConfig
 
 RATE = 8_000
 
@@ -271,7 +272,8 @@ def test_a_quiet_passage_is_measured_against_the_track():
 
 def mixes(songs, sources=STEMS, **settings):
     defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0}
-    return Mixes(find_tracks(songs, "train"), sources, **(defaults | settings))
+    own = {name: settings.pop(name) for name in defaults.keys() & settings.keys()}
+    return Mixes(find_tracks(songs, "train"), sources, TrainingConfig(**settings), **(defaults | own))
 
 
 def as_mixed(samples, source, index):

@@ -432,7 +432,7 @@ def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, 
     config = TrainingConfig(1, max_epochs=2, epoch_size=5)
     with pytest.raises(FloatingPointError) as error:
         fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
-    mixes = Mixes(find_tracks(songs, "train"), ("drums",), sample_rate=8_000, chunk=0.2, seed=0)
+    mixes = Mixes(find_tracks(songs, "train"), ("drums",), config, sample_rate=8_000, chunk=0.2, seed=0)
     drawn = [", ".join(mixes.songs(index)) for index in (6, 7, 8)]
     assert len(set(drawn)) == 3
     assert str(error.value) == (f"loss or gradient is not finite in step 8; songs of the batch: {drawn[1]}; "
