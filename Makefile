@@ -12,9 +12,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 RUN_NOTEBOOK = papermill --cwd . --no-progress-bar --log-level WARNING -p profile $(PROFILE)
 
-.PHONY: reproduce open-set test lab figures benchmark notebooks lock clean help
+.PHONY: install reproduce open-set test lab figures benchmark notebooks lock clean help
 
 help:
+	@echo 'make install                                           the environment in .venv, which the others make as well'
 	@echo 'make reproduce [PROFILE=demo] [DATA=folder] [JOBS=n]   every experiment, table and figure of a profile'
 	@echo 'make open-set                                          the songs of the open profile, rendered to runs/open-set'
 	@echo 'make figures   [PROFILE=demo]                          the figures again, from the tables in results/'
@@ -23,7 +24,7 @@ help:
 	@echo 'make lab                                               JupyterLab'
 	@echo 'make notebooks                                         execute the notebooks in place, as they are committed'
 	@echo 'make lock                                              resolve requirements.lock anew'
-	@echo 'make clean                                             remove runs/ (trainings, logs, generated songs)'
+	@echo 'make clean                                             remove runs/: trainings and their models, generated and rendered songs'
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.12"'
@@ -32,6 +33,8 @@ help:
 	.venv/bin/uv pip install --quiet --python .venv/bin/python -r requirements.lock
 	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	touch $@
+
+install: .venv/ready
 
 reproduce: .venv/ready
 	snakemake --cores $(JOBS) --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)')

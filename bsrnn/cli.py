@@ -24,15 +24,22 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bsrnn", description="Band-split RNN music source separation: train, separate, evaluate."
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and samples; -1: random (default: %(default)s)")
+    device = {"help": "auto, cpu, cuda or cuda:1 (default: auto)"}
+    seed = {"type": int, "help": "of weights and samples; -1: random (default: 0)"}
+    parser.add_argument("--device", default="auto", **device)
+    parser.add_argument("--seed", default=0, **seed)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,infer,evaluate,info,demo-data}")
 
     def command(name, function, text):
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".",
-                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(run=function)
-        return sub.add_argument
+
+        def add(*names, **options):
+            if options.get("default") not in (None, [], argparse.SUPPRESS) and "action" not in options:
+                options["help"] += " (default: %(default)s)"
+            sub.add_argument(*names, **options)
+
+        return add
 
     add = command("train", train, "train a model for one or several sources, or transfer one to new sources")
     for name, kind, text in (
@@ -58,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
         kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {"type": setting.type}
         name = {"workers": "data_loader_workers"}.get(setting.name, setting.name)
         add(f"--{name}", dest=setting.name, default=setting.default, help=setting.metadata["help"], **kind)
+    # before the command or after it
+    add("--device", default=argparse.SUPPRESS, **device)
+    add("--seed", default=argparse.SUPPRESS, **seed)
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
     add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
@@ -78,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--hop", type=float, help=HOP_HELP)
     add("--skip-existing", action="store_true", help="leave out songs whose stems are all there, of whatever bit depth")
     add("--fp32", action="store_true", help="compute in float32 also where bfloat16 is faster")
+    add("--device", default=argparse.SUPPRESS, **device)
 
     add = command("evaluate", evaluate, "score models, baselines and others on the songs of a split")
     add("--checkpoint_fp", type=Path, action="append", default=[], help="model folder, or last.ckpt of a training; "
@@ -93,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save-audio", type=Path, help="folder that gets the models' estimates as RUN/TRACK/SOURCE.wav")
     add("--hop", type=float, help=HOP_HELP)
     add("--bf16", action="store_true", help=BF16_HELP)
+    add("--device", default=argparse.SUPPRESS, **device)
     add("--sample_rate", type=int, help="of the oracles, in Hz; none means that of the models, or 44100")
     add("--n_fft", type=int, help="of the oracles, in samples; none means that of the models, or 2048")
 

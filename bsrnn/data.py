@@ -125,7 +125,7 @@ def find_data(data: str | Path) -> Path:
         return folder
     folder = Path(data)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{data}: no such folder; it should hold train/ and test/ as MUSDB18-HQ does")
+        raise FileNotFoundError(f"{data}: no such folder; give one of songs, with train/ and test/ or without, or demo")
     return folder
 
 
@@ -171,7 +171,7 @@ def report(found: Sequence[str], problems: list[str] | None = None) -> None:
 def _songs(root: Path, split: str) -> list[Path]:
     """The songs of a split, validation songs among those of train, sorted by name."""
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; it should hold train/ and test/ as MUSDB18-HQ does")
+        raise FileNotFoundError(f"{root}: no such folder")
     halves = [root / "train", root / "test"]
     if any(half.is_dir() for half in halves):
         if missing := [half.name for half in halves if not half.is_dir()]:
@@ -181,7 +181,8 @@ def _songs(root: Path, split: str) -> list[Path]:
         folder = root
     songs = _songs_in(folder)
     if folder == root and (split == "test" or not songs):
-        raise FileNotFoundError(f"{root}: has no train and no test folder, and so no songs for {split}")
+        what = "its songs are for train and validation" if songs else "a song is a folder of stems or a .stem.mp4 file"
+        raise FileNotFoundError(f"{root}: has no train and no test folder, and so no songs for {split}: {what}")
     return songs
 
 

@@ -89,7 +89,8 @@ class Config:
             return _load_checkpoint(path)[0]
         file = path / CONFIG
         if not file.is_file():
-            raise FileNotFoundError(f"{path} is not a model folder: it has no {CONFIG}")
+            here = f"; the model of this run is {path / 'model'}" if (path / "model" / CONFIG).is_file() else ""
+            raise FileNotFoundError(f"{path} is not a model folder: it has no {CONFIG}{here}")
         try:
             return cls.of(json.loads(file.read_text()), file)
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):

@@ -47,12 +47,13 @@ class Run:
 
 
 def grid(settings: Mapping) -> list[Run]:
-    """The runs of a profile's `grid`.
+    """The runs of a profile's `grid`, of which schemas, seeds and base are needed.
 
     Raises:
         ValueError: a transfer has a base that is not in the grid, or a run that is for one source several.
     """
     runs = []
+    settings = {"multitask": [], "transfer": {}, "scratch": [], "more_schemas": [], "longer": {}} | dict(settings)
     for schema, seed in product(settings["schemas"], settings["seeds"]):
         runs += [Run(experiment, schema, (source,), seed)
                  for experiment in ("base", "scratch") for source in settings[experiment]]  # fmt: skip
@@ -75,7 +76,7 @@ def training(settings: Mapping, experiment: str, source: str = "") -> dict:
     each `source` that is trained longer a budget of its own."""
     grid, own = settings["grid"], {}
     if experiment in ("transfer", "scratch"):
-        own = grid["transfer_training"]
+        own = grid.get("transfer_training", {})
     elif experiment == "longer":
         own = grid["longer"][source]
     return settings["training_config"] | own

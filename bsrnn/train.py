@@ -364,9 +364,12 @@ def _claim(folder: Path, settings: dict) -> None:
     settings = json.loads(json.dumps(settings))
     if file.is_file():
         before = json.loads(file.read_text())
-        for name in sorted(settings.keys() | before.keys()):
-            if settings.get(name) != before.get(name):
-                raise ValueError(f"{folder} holds a run with other settings ({name}): remove it or choose another name")
+        flat, flat_before = (pd.json_normalize(each).to_dict("records")[0] for each in (settings, before))
+        for name in sorted(flat.keys() | flat_before.keys()):
+            old, new = flat_before.get(name), flat.get(name)
+            if old != new:
+                raise ValueError(f"{folder} holds a run with other settings ({name}: {old}, now {new}): remove it or "
+                                 "choose another name")  # fmt: skip
     records.save_json(file, settings)
 
 

@@ -32,7 +32,7 @@ BASELINES = {"mixture", "silence", "IRM", "STFT"}
 EXTRA_OPTIONS = [
     "--schema", "--hidden_dim", "--config", "--accumulate", "--ema", "--epoch_size", "--aligned", "--target_songs",
     "--equal_levels", "--salient", "--segment", "--gain_db", "--drop", "--peak_division", "--pitch", "--lr_decay",
-    "--patience", "--validation_seconds", "--bf16", "--transfer",
+    "--patience", "--validation_seconds", "--bf16", "--transfer", "--device", "--seed",
 ]  # fmt: skip
 
 
@@ -94,9 +94,10 @@ def test_train_has_the_options_of_the_paper_and_few_more(capsys):
 @pytest.mark.parametrize(("command", "expected"), [
     ([], ["--device", "--seed"]),
     (["infer"], ["--checkpoint_fp", "--input", "--out", "--sources", "--residual", "--format", "--loudness", "--hop",
-                 "--skip-existing", "--fp32"]),
+                 "--skip-existing", "--fp32", "--device"]),
     (["evaluate"], ["--checkpoint_fp", "--estimates", "--musdbhq_location", "--split", "--out", "--bsseval",
-                    "--museval", "--save-audio", "--hop", "--bf16", "--sample_rate", "--n_fft"]),
+                    "--museval", "--save-audio", "--hop", "--bf16", "--device", "--sample_rate",
+                    "--n_fft"]),
     (["info"], []), (["demo-data"], []),
 ])  # fmt: skip
 def test_help(command, expected, capsys):
@@ -201,11 +202,12 @@ def test_defaults(monkeypatch, data, root, arguments, expected):
 def test_seed_gives_the_initial_weights(monkeypatch, data, root):
     monkeypatch.setattr("bsrnn.train.fit", lambda model, *_, **rest: weights.append((model.state_dict(), rest["seed"])))
     weights = []
-    for seed in (1, 1, 2):
+    for seed in (1, 1, 2):  # before the command, and after it
         bsrnn("--seed", seed, "train", "--musdbhq_location", data, "--name", "run", *SIZES)
+        bsrnn("train", "--seed", seed, "--musdbhq_location", data, "--name", "run", *SIZES)
     same = [all(torch.equal(weights[0][0][name], other[name]) for name in other) for other, _ in weights]
-    assert same == [True, True, False]
-    assert [seed for _, seed in weights] == [1, 1, 2]
+    assert same == [True] * 4 + [False] * 2
+    assert [seed for _, seed in weights] == [1, 1, 1, 1, 2, 2]
 
 
 def test_a_random_seed_is_drawn_and_printed(monkeypatch, data, root, capsys):
