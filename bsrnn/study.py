@@ -23,6 +23,7 @@ import yaml
 from bsrnn import records
 
 PROFILES = ("demo", "open", "musdb", "large")
+KEYS = ("schemas", "seeds", "base", "multitask", "transfer", "transfer_training", "scratch", "more_schemas", "longer")
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,12 @@ def grid(settings: Mapping) -> list[Run]:
     """The runs of a profile's `grid`, of which schemas, seeds and base are needed.
 
     Raises:
-        ValueError: a transfer has a base that is not in the grid, or a run that is for one source several.
+        ValueError: a transfer has a base that is not in the grid, or a run that is for one source several; or the grid
+            has something that no grid has.
     """
     runs = []
+    if unknown := sorted(settings.keys() - set(KEYS)):
+        raise ValueError(f"grid: unknown {unknown[0]!r}; it may have {', '.join(KEYS)}")
     settings = {"multitask": [], "transfer": {}, "scratch": [], "more_schemas": [], "longer": {}} | dict(settings)
     for schema, seed in product(settings["schemas"], settings["seeds"]):
         runs += [Run(experiment, schema, (source,), seed)

@@ -85,4 +85,3 @@ def test_profiles_have_the_same_parameters(name):
     assert other.keys() == demo.keys()
     assert other["profile"] == name
     assert other["model_config"].keys() == demo["model_config"].keys()
-    assert other["grid"].keys() == demo["grid"].keys()

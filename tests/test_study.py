@@ -45,6 +45,7 @@ def test_the_base_of_a_transfer():
     ({"transfer": {"vocals": "bass"}}, "transfer-v7-vocals-bass-0 needs base-v7-vocals-0, which the grid has not"),
     ({"transfer": {"drums+vocals": "bass"}}, "needs multitask-v7-drums.vocals-0, which the grid has not"),
     ({"scratch": ["drums+bass"]}, "scratch lists single sources, not drums.bass"),
+    ({"sctratch": ["bass"]}, "unknown 'sctratch'; it may have schemas, seeds"),
     ({"longer": {"drums+bass": {}}}, "longer lists single sources, not drums.bass"),
 ])  # fmt: skip
 def test_a_grid_that_cannot_be_run(change, message):
@@ -77,3 +78,7 @@ def test_the_profiles_can_be_run():
         for run in grid(settings["grid"]):
             TrainingConfig(**training(settings, run.experiment, "+".join(run.sources)))
             assert Config(run.sources, run.schema, **settings["model_config"]).bins()
+
+
+def test_a_grid_may_be_small():
+    assert [run.name for run in grid({"schemas": ["v7"], "seeds": [3], "base": ["bass"]})] == ["base-v7-bass-3"]
