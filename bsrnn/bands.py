@@ -122,7 +122,7 @@ def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
 
 
 def band_schema(name: str) -> BandSchema:
-    """The schema of that name: one of `SCHEMA_NAMES`, or generic-DIVISIONS-BANDS, such as generic-48-60.
+    """The schema of that name: one of `SCHEMA_NAMES`, or generic-DIVISIONS-EDGES, such as generic-48-60.
 
     Raises:
         ValueError: there is no such schema.
@@ -131,7 +131,7 @@ def band_schema(name: str) -> BandSchema:
         return generic_schema(*(int(group) for group in match.groups() if group))
     if name in PAPER_SCHEMAS:
         return BandSchema(name, PAPER_SCHEMAS[name])
-    raise ValueError(f"unknown band schema {name!r}: choose from {', '.join(SCHEMA_NAMES)}, or generic-DIVISIONS-BANDS")
+    raise ValueError(f"unknown band schema {name!r}: choose from {', '.join(SCHEMA_NAMES)}, or generic-DIVISIONS-EDGES")
 
 
 SCHEMA_NAMES = (*PAPER_SCHEMAS, "generic")

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = command("train", train, "train a model for one or several sources, or transfer one to new sources")
     for name, kind, text in (
         ("--sample_rate", int, "of the model, in Hz (default: 44100)"),
-        ("--schema", str, "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-48-60: notes per octave and "
+        ("--schema", str, "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-48-60: notes per octave, "
          "number of edges (default: generic)"),
         ("--chunk_size_in_seconds", float, "length of a training sample (default: 3)"),
         ("--n_fft", int, "FFT size in samples; the hop is a quarter of it (default: 2048)"),
