@@ -29,14 +29,15 @@ PAPERMILL = "papermill --cwd . --no-progress-bar --log-level ERROR"
 WITH_PROFILE = f"{PAPERMILL} -f {FILE} -p dataset '{DATASET}'"
 
 single = f"{DONE}/{{experiment}}-{{schema}}-{{source}}-{{seed}}.ipynb"
-multitask = f"{DONE}/multitask-{{schema}}-{{sources}}-{{seed}}.ipynb"
+several = f"{DONE}/{{experiment}}-{{schema}}-{{several}}-{{seed}}.ipynb"
 transfer = f"{DONE}/transfer-{{schema}}-{{base}}-{{sources}}-{{seed}}.ipynb"
 
 
 wildcard_constraints:
-    experiment="base|scratch|longer",
+    experiment="base|scratch|longer|multitask",
     schema=r"[a-z0-9]+(-\d+-\d+)?",
     source=r"[^-+/]+",
+    several=r"[^-/]+\+[^-/]+",
     sources=r"[^-/]+",
     base=r"[^-/]+",
     seed=r"\d+",
@@ -52,8 +53,8 @@ def yaml_list(sources):
     return "[" + ", ".join(sources.split("+")) + "]"
 
 
-def training(experiment, source=""):
-    return json.dumps(study.training(SETTINGS, experiment, source))
+def training(experiment, sources=""):
+    return json.dumps(study.training(SETTINGS, experiment, sources))
 
 
 # executed notebooks to read: those of the demo profile are in notebooks/
@@ -120,12 +121,14 @@ rule multitask:
     input:
         rules.data.output,
     output:
-        multitask,
+        several,
     params:
-        sources=lambda wildcards: yaml_list(wildcards.sources),
+        sources=lambda wildcards: yaml_list(wildcards.several),
+        training=lambda wildcards: training(wildcards.experiment, wildcards.several),
     priority: 2  # the longest first: no core idles at the end
     shell:
-        "{WITH_PROFILE} -p schema {wildcards.schema} -p seed {wildcards.seed} -y 'sources: {params.sources}'"
+        "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"
+        " -y 'sources: {params.sources}' -y 'training_config: {params.training}'"
         " notebooks/04_multitask_learning.ipynb {output}"
 
 
@@ -141,7 +144,8 @@ rule comparison:
 
 rule listening:
     input:
-        expand(multitask, schema=GRID["schemas"], sources=GRID["multitask"][0], seed=GRID["seeds"][0]),
+        expand(several, experiment="multitask", schema=GRID["schemas"], several=GRID["multitask"][0],
+               seed=GRID["seeds"][0]),
     output:
         f"{DONE}/06_listening.ipynb",
     params:

@@ -162,7 +162,9 @@ def _cell_name(experiment: str = "", base_source: str = "", source: str = "", sc
         return f"{_set_name(base_source)}\n→ {source}"
     if experiment == "multitask":
         return _set_name(base_source or source) + f":\n{source}" * bool(base_source)
-    return f"{experiment}:\n{source}" if experiment else "\n".join(filter(None, (source, base_source, schema)))
+    if experiment:
+        return f"{experiment}:\n{_set_name(source)}"
+    return "\n".join(filter(None, (source, base_source, schema)))
 
 
 def _schema_order(names: Iterable[str]) -> list[str]:

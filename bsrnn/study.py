@@ -9,8 +9,8 @@
       transfer_training: {max_epochs: 3}   what differs from training_config in a transfer
       scratch: [bass]                   models of one source with the budget of a transfer, to compare transfers with
       more_schemas: [joint]             the first base in other schemas
-      longer: {drums: {max_epochs: 40}} one source, the last of the schemas, the first seed, and what differs from
-                                        training_config
+      longer: {drums: {max_epochs: 40}} one source or several, the last of the schemas, the first seed, and what differs
+                                        from training_config
 """
 
 from collections.abc import Iterable, Mapping
@@ -66,23 +66,24 @@ def grid(settings: Mapping) -> list[Run]:
                  for base, sources in settings["transfer"].items()]  # fmt: skip
     runs += [Run("base", schema, (settings["base"][0],), seed)
              for schema, seed in product(settings["more_schemas"], settings["seeds"])]  # fmt: skip
-    runs += [Run("longer", settings["schemas"][-1], (source,), settings["seeds"][0]) for source in settings["longer"]]
+    runs += [Run("longer", settings["schemas"][-1], tuple(sources.split("+")), settings["seeds"][0])
+             for sources in settings["longer"]]  # fmt: skip
     for run in runs:
         if run.experiment == "transfer" and run.base_run not in runs:
             raise ValueError(f"grid: {run.name} needs {run.base_run.name}, which the grid has not")
-        if run.experiment in ("base", "scratch", "longer") and "+" in run.sources[0]:
+        if run.experiment in ("base", "scratch") and "+" in run.sources[0]:
             raise ValueError(f"grid: {run.experiment} lists single sources, not {run.sources[0]}")
     return runs
 
 
-def training(settings: Mapping, experiment: str, source: str = "") -> dict:
+def training(settings: Mapping, experiment: str, sources: str = "") -> dict:
     """How a profile trains the runs of an experiment: what is compared with a transfer has a transfer's budget, and
-    each `source` that is trained longer a budget of its own."""
+    what is trained longer, one source or several joined by "+", settings of its own."""
     grid, own = settings["grid"], {}
     if experiment in ("transfer", "scratch"):
         own = grid.get("transfer_training", {})
     elif experiment == "longer":
-        own = grid["longer"][source]
+        own = grid["longer"][sources]
     return settings["training_config"] | own
 
 
