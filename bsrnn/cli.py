@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from bsrnn.settings import TrainingConfig
@@ -156,8 +156,6 @@ def _told_out_of_memory(what: str = ""):
 
 
 def train(args: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     from bsrnn import records, train
     from bsrnn.configs import CONFIGS, named_config
     from bsrnn.data import find_data, stem_mapping

@@ -370,7 +370,7 @@ class Mixes(Dataset):
     Args:
         tracks: the songs.
         targets: the sources to estimate, in order.
-        config: how samples are mixed.
+        config: how samples are mixed. With `target_songs`, a source that no song with the target has comes from any.
         sample_rate: of the samples, in Hz.
         chunk: length of a sample in seconds.
         seed: of all draws.
