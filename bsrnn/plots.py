@@ -106,15 +106,17 @@ def _limits(schema: BandSchema, sample_rate: int, n_fft: int) -> tuple[np.ndarra
     return tuple(np.clip(limits, HEARING[0], sample_rate / 2))
 
 
-def _grid(count: int, columns: int = 4, size: tuple[float, float] = (2.9, 2.7)) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels of `size` inches, at most `columns` to a row, that share both axes."""
+def _grid(
+    count: int, columns: int = 4, size: tuple[float, float] = (2.9, 2.7), sharex: bool = True
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of `size` inches, at most `columns` to a row, that share the y axis, and x or not."""
     columns = min(columns, count)
     rows = -(-count // columns)
     whole = (max(5.5, size[0] * columns), 0.9 + size[1] * rows)
-    figure, axes = _axes(rows, columns, whole, sharex=True, sharey=True)
+    figure, axes = _axes(rows, columns, whole, sharex=sharex, sharey=True)
     for place, ax in enumerate(axes.flat):
         ax.set_visible(place < count)
-        ax.xaxis.set_tick_params(labelbottom=place + columns >= count)
+        ax.xaxis.set_tick_params(labelbottom=not sharex or place + columns >= count)
         ax.title.set(size=11, color=_INK)
     return figure, list(axes.flat[:count])
 
@@ -176,13 +178,13 @@ def _style(schema: str, schemas: Sequence[str]) -> dict:
     return {"color": _shades(schema, other="Purples")[0], "marker": _marker(schema, schemas), "label": schema}
 
 
-def _lines(table: pd.DataFrame, columns: list[str], *grid) -> tuple[Figure, list[tuple[Axes, dict, pd.DataFrame]]]:
-    """A figure with a panel for each combination of some columns, and per panel and schema: axes, style, rows."""
-    cells = {key: rows for key, rows in table.groupby(columns)}
+def _lines(table: pd.DataFrame, panels: list[str], **grid) -> tuple[Figure, list[tuple[Axes, dict, pd.DataFrame]]]:
+    """A figure with a panel per combination of the columns `panels`; and per panel and schema: axes, style, rows."""
+    cells = {key: rows for key, rows in table.groupby(panels)}
     names, found = _schema_order(table["schema"]), []
-    figure, axes = _grid(len(cells), *grid)
+    figure, axes = _grid(len(cells), **grid)
     for ax, cell in zip(axes, _ordered(cells), strict=True):
-        ax.set_title(_cell_name(**dict(zip(columns, cell, strict=True))))
+        ax.set_title(_cell_name(**dict(zip(panels, cell, strict=True))))
         found += [(ax, _style(name, names), rows) for name, rows in cells[cell].groupby("schema")]
     return figure, sorted(found, key=lambda each: names.index(each[1]["label"]))
 
@@ -337,7 +339,8 @@ def learning_curves(runs: pd.DataFrame) -> Figure:
     Raises:
         ValueError: runs of a line have the same seed, so differ in something else.
     """
-    figure, lines = _lines(runs, ["experiment", "base_source", "source"])
+    # trainings differ much in length
+    figure, lines = _lines(runs, ["experiment", "base_source", "source"], sharex=False)
     for ax, style, rows in lines:
         if rows["seed"].duplicated().any():
             raise ValueError(f"{rows['run'].iloc[0]} and another have one seed: choose runs of one size and portion")
@@ -505,8 +508,8 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
     usual = runs.loc[runs["value"] >= quarter - 6 * (half - quarter), "value"]
     floor = min(0, usual.min(), (mean - reach[0]).min())
 
-    size = (0.6 + len(trainings) * max(1.1, 0.62 * len(names)), 2.9)
-    figure, axes = _grid(len(sources), max(1, MOST_GROUPS // len(trainings)), size)
+    size = (0.6 + len(trainings) * max(1.1, 0.55 * len(names)), 2.9)
+    figure, axes = _grid(len(sources), max(2, MOST_GROUPS // len(trainings)), size)
     axes = dict(zip(sources, axes, strict=True))
     for source, ax in axes.items():
         for index, name in enumerate(names):
@@ -537,7 +540,7 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
     caption += f"large: mean over tracks and its 95% interval (bootstrap over tracks{' and runs' * several})"
     caption += "; runs of one cell (shades, dashes) are averaged per track first" * several
     caption += f"; {below} below the axis (▼)" * bool(below)
-    caption += f"; {undefined} undefined, left out" * bool(undefined)
+    caption += f"; {undefined} undefined (silent source), left out" * bool(undefined)
     _caption(figure, caption)
     return figure
 
@@ -642,7 +645,7 @@ def usdr_per_band(table: pd.DataFrame) -> Figure:
     """
     table = table[table["high"] > HEARING[0]]
     edges = np.array([HEARING[0], *np.unique(table["high"])])
-    figure, lines = _lines(table, ["source"], 2, (4.9, 2.9))
+    figure, lines = _lines(table, ["source"], columns=2, size=(4.9, 2.9))
     for ax, style, rows in lines:
         values = rows.pivot_table("value", "track", "high", dropna=False).reindex(columns=edges[1:])
         mean, reach = _errors(values.T.to_numpy())

@@ -79,7 +79,8 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
             `CELL`, the same in both. Cells agree in all other columns.
 
     Returns:
-        a row per pair of cells: the columns they agree in; `difference`, the mean over tracks and runs in dB, with its
+        a row per pair of cells: the columns they agree in; `first` and `second`, the mean uSDR of `one` and `other` on
+        the tracks that both have, in dB; `difference`, the first minus the second, with its
         95% interval `low` to `high` from a bootstrap over tracks and runs; `effect`, the rank-biserial correlation of
         the tracks' differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, by Holm's correction for all
         rows; `runs`, of the side that has fewer; `tracks`; and `better`, the name of the side that interval and
@@ -90,9 +91,10 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
         a, b = (side.to_numpy() for side in sides)
         differences = a.mean(0) - b.mean(0)
         p = wilcoxon(differences).pvalue if differences.any() else 1.0
-        rows.append([*key, differences.mean(), *difference_interval(a, b), rank_biserial(differences), p,
-                     min(len(a), len(b)), len(differences)])  # fmt: skip
-    table = pd.DataFrame(rows, columns=[*agreed, "difference", "low", "high", "effect", "p", "runs", "tracks"])
+        rows.append([*key, a.mean(), b.mean(), differences.mean(), *difference_interval(a, b),
+                     rank_biserial(differences), p, min(len(a), len(b)), len(differences)])  # fmt: skip
+    results = ["first", "second", "difference", "low", "high", "effect", "p", "runs", "tracks"]
+    table = pd.DataFrame(rows, columns=[*agreed, *results])
     table["p"] = holm(table["p"].to_numpy(float))
     supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0)) & (table["runs"] >= LEAST_RUNS)
     names = [name_of(kind) for kind in (one, other)]

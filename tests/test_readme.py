@@ -59,7 +59,9 @@ def drawing(svg):
 
 
 def test_tables_of_the_readme_are_those_of_the_results(remade):
-    assert {kind for _, kind, *_ in BLOCK.findall(README)} == {"results", "differences", "runs", "speed"}
+    assert {kind for _, kind, *_ in BLOCK.findall(README)} == {
+        "results", "schemas", "multitask", "transfer", "runs", "speed",
+    }  # fmt: skip
     assert all(table for *_, table, _ in BLOCK.findall(README))
     assert (remade / "README.md").read_text() == README
 

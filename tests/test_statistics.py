@@ -97,7 +97,8 @@ def test_paired_differences():
         table([("w0", "x", -50.0)], schema="v1"),  # takes no part
     ])  # fmt: skip
     (row,) = paired_differences(scores, GENERIC, V7).to_dict("records")
-    assert row["difference"] == pytest.approx(((1 + 3) / 2 - 1.5 + (6 + 8) / 2 - 2.0) / 2)  # of tracks x and y
+    assert (row["first"], row["second"]) == ((1 + 3 + 6 + 8) / 4, (1.5 + 2.0) / 2)  # of tracks x and y
+    assert row["difference"] == pytest.approx(row["first"] - row["second"])
     # of two tracks and two runs, an end of the interval is any pair, runs stretched by the root of 2 / (2 - 1)
     assert (row["low"], row["high"]) == pytest.approx((0.5 - 2**0.5, 5 + 2**0.5))
     assert (row["runs"], row["tracks"]) == (1, 2)
