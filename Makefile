@@ -36,6 +36,8 @@ help:
 
 install: .venv/ready
 
+# glibc: large pages, and freed memory kept for the next step of a training, which takes a fifth less time on a CPU
+reproduce: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.top_pad=2000000000:glibc.malloc.trim_threshold=40000000000:glibc.malloc.mmap_threshold=4000000000
 reproduce: .venv/ready
 	snakemake --cores $(JOBS) --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)')
 
