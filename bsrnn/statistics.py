@@ -80,11 +80,11 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
 
     Returns:
         a row per pair of cells: the columns they agree in; `first` and `second`, the mean uSDR of `one` and `other` on
-        the tracks that both have, in dB; `difference`, the first minus the second, with its
-        95% interval `low` to `high` from a bootstrap over tracks and runs; `effect`, the rank-biserial correlation of
-        the tracks' differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, by Holm's correction for all
-        rows; `runs`, of the side that has fewer; `tracks`; and `better`, the name of the side that interval and
-        test agree on, or "no support"; of a single run there is none.
+        the tracks that both have, in dB; `difference`, the first minus the second, with its 95% interval `low` to
+        `high` from a bootstrap over tracks and runs; `effect`, the rank-biserial correlation of the tracks'
+        differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, by Holm's correction for all rows;
+        `runs`, of the side that has fewer; `tracks`; and `better`, the name of the side that interval and test agree
+        on, or "no support"; of a single run there is none.
     """
     agreed, rows = [column for column in CELL if column not in one], []
     for key, sides in pairs(scores, one, other).items():

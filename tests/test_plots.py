@@ -290,9 +290,19 @@ def test_learning_curves_have_the_mean_over_seeds_and_their_range():
     corners = band.get_paths()[0].vertices
     assert {tuple(corner) for corner in corners} >= {(0, 1), (1, 2), (2, 3), (0, 3), (1, 3), (2, 7)}
     assert [line.get_ydata().tolist() for line in transfer.lines] == [[5, 6]]
+    assert transfer.get_xlim()[1] < 1.5 < base.get_xlim()[1]  # a short training has an axis of its own
+    assert all(ax.xaxis.get_tick_params()["labelbottom"] for ax in (base, transfer))
     assert "mean over seeds (1–2)" in texts(figure)
     with pytest.raises(ValueError, match="one size and portion"):
         plots.learning_curves(pd.concat([runs, runs[:1]]))
+
+
+def test_many_ways_of_training_leave_two_panels_side_by_side():
+    kinds = [("base", ""), ("longer", ""), ("scratch", ""), ("transfer", "drums"), ("multitask", "drums+bass")]
+    scores = pd.concat([cell(*kind, source, schema, [1.0, 2.0]) for kind in kinds
+                        for source in ("drums", "bass", "other") for schema in ("v7", "generic")])  # fmt: skip
+    drums, bass, other = (ax.get_position() for ax in drawn(plots.usdr_comparison(scores)).axes[:3])
+    assert drums.y0 == bass.y0 > other.y1 and drums.x1 < bass.x0
 
 
 def test_scores_against_portion():
