@@ -302,14 +302,14 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     """Losses, and validation uSDR of each source, over the epochs of one training.
 
     Args:
-        history: columns epoch, train_loss, validation_loss, validation_usdr (dB, mean over sources), and
-            validation_usdr/<source> for each source; missing values are skipped.
+        history: columns epoch (counted from 0), train_loss, validation_loss, validation_usdr (dB, mean over sources),
+            and validation_usdr/<source> for each source; missing values are skipped.
     """
     figure, [[losses, usdr]] = _axes(1, 2, (9.5, 3.8))
 
     def line(ax: Axes, column: str, **style) -> None:
         known = history[["epoch", column]].dropna()
-        ax.plot(known["epoch"], known[column], markersize=4, **style)
+        ax.plot(known["epoch"] + 1, known[column], markersize=4, **style)  # from 1, like the printed lines
 
     line(losses, "train_loss", color=_INK, marker="o", linestyle="--", label="training")
     line(losses, "validation_loss", color="#0072B2", marker="s", label="validation")
@@ -346,8 +346,9 @@ def learning_curves(runs: pd.DataFrame) -> Figure:
             raise ValueError(f"{rows['run'].iloc[0]} and another have one seed: choose runs of one size and portion")
         histories = [pd.DataFrame(history).set_index("epoch")["validation_usdr"] for history in rows["history"]]
         table = pd.concat(histories, axis=1).astype(float).dropna()
-        ax.fill_between(table.index, table.min(axis=1), table.max(axis=1), color=style["color"], alpha=0.2, linewidth=0)
-        ax.plot(table.index, table.mean(axis=1), ms=4, **style)
+        epochs = table.index + 1  # from 1, like the printed lines
+        ax.fill_between(epochs, table.min(axis=1), table.max(axis=1), color=style["color"], alpha=0.2, linewidth=0)
+        ax.plot(epochs, table.mean(axis=1), ms=4, **style)
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supylabel("validation uSDR (dB)", size=11, color=_INK)
     _legend(figure)
