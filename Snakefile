@@ -4,7 +4,7 @@
 # everything is made anew there; tables, records and models go to results/. A killed run continues: finished notebooks
 # stay, and a training goes on from its last checkpoint.
 
-import json
+import math
 import os
 
 import yaml
@@ -54,7 +54,9 @@ def yaml_list(sources):
 
 
 def training(experiment, sources=""):
-    return json.dumps(study.training(SETTINGS, experiment, sources))
+    """How to train, in one line of YAML."""
+    settings = study.training(SETTINGS, experiment, sources)
+    return yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
 # executed notebooks to read: those of the demo profile are in notebooks/

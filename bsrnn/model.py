@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bsrnn.bands import band_schema
 from bsrnn.devices import by_item
 from bsrnn.records import written_together
+from bsrnn.settings import check_types
 from bsrnn.spectral import standardize
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -53,11 +54,7 @@ class Config:
 
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))
-        for field in fields(self):
-            value, kind = getattr(self, field.name), field.type
-            kinds = (float, int) if kind is float else (kind,)
-            if kind in (str, int, float, bool) and type(value) not in kinds:
-                raise ValueError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
+        check_types(self)
         plain = all(isinstance(source, str) and re.fullmatch(r"[^/\\.\0]+", source) for source in self.sources)
         if not self.sources or not plain or len(set(self.sources)) < len(self.sources):  # they name files and modules
             raise ValueError(f"sources must be one or more different names without any of / \\ ., not {self.sources}")

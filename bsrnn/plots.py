@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy.signal import stft
 
 from bsrnn.bands import A4, HEARING, BandSchema
-from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, paired_differences, pairs
+from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, pairs
 
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
 EXPERIMENTS = ("base", "longer", "scratch", "transfer", "multitask")
@@ -546,16 +546,18 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
     return figure
 
 
-def paired(scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]) -> Figure:
+def paired(scores: pd.DataFrame, table: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]) -> Figure:
     """Every track's uSDR, averaged over runs, as a line from cells of one kind to the same cells of another kind, and
     below it the mean difference with its 95% interval.
 
     Args:
-        scores, one, other: see `statistics.paired_differences`; lines go from `other` to `one`.
+        scores, one, other: see `statistics.pairs`; lines go from `other` to `one`.
+        table: what `statistics.comparisons` says of all scores.
     """
     agreed, sides = [column for column in CELL if column not in one], pairs(scores, one, other)
-    found = paired_differences(scores, one, other).set_index(agreed).to_dict("index")
     names, rows = [name_of(other), name_of(one)], _in_rows(_ordered(sides))
+    answers = table[table["question"] == f"{names[1]} minus {names[0]}"]
+    found = answers.set_index(agreed).to_dict("index")
     size = (max(7, 1.2 + 1.35 * len(rows[0])), 1.1 + 4.6 * len(rows))
     figure, axes = _axes(2 * len(rows), 1, size, height_ratios=(2, 1.1) * len(rows))
     for (upper, lower), cells in zip(axes.reshape(-1, 2), rows, strict=True):

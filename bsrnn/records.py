@@ -258,11 +258,11 @@ def save_figure(figure, profile: str, name: str) -> Path:
     return figures(profile) / f"{name}.png"
 
 
-def provenance() -> dict:
-    """The code's version, the libraries' versions and the hardware, for a run record."""
+def provenance(device) -> dict:
+    """The code's version, the libraries' versions and the hardware, for the record of a run on a `torch.device`."""
     import torch
 
-    hardware = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "code": version("bsrnn"),
         "commit": _commit(),
@@ -274,7 +274,7 @@ def provenance() -> dict:
 
 
 def _commit() -> str | None:
-    """The commit of the code, with "-dirty" when package or notebooks differ from it; None outside a git checkout."""
+    """The commit of the code, with "-dirty" when package or profiles differ from it; None outside a git checkout."""
     def git(*arguments):
         done = subprocess.run(["git", "-C", str(root()), *arguments], capture_output=True, text=True, check=True)
         return done.stdout.strip()

@@ -1,7 +1,19 @@
 """How a training goes, as settings with their explanations, which the command line shows without waiting for torch."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+
+
+def check_types(settings) -> None:
+    """See that the plain fields of a dataclass hold what they are declared to.
+
+    Raises:
+        ValueError: one does not; of YAML's numbers, 1e-4 is text and 1.0e-4 a number.
+    """
+    for each in fields(settings):
+        value, kind = getattr(settings, each.name), each.type
+        if kind in (str, int, float, bool) and type(value) not in ((float, int) if kind is float else (kind,)):
+            raise ValueError(f"{each.name} must be of type {kind.__name__}, not {value!r}")
 
 
 def _setting(default, text: str):
@@ -37,6 +49,7 @@ class TrainingConfig:
     workers: int = _setting(0, "processes that read data beside the training")
 
     def __post_init__(self):
+        check_types(self)
         for name in ("batch_size", "accumulate", "max_epochs", "lr", "lr_decay", "clip_grad_norm", "patience",
                      "segment"):  # fmt: skip
             if not getattr(self, name) > 0:

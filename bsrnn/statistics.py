@@ -14,7 +14,8 @@ from scipy.stats import rankdata, wilcoxon
 CELL = ("split", "experiment", "base_source", "source", "schema")  # what the runs of one cell have in common
 DRAWS = 2_000  # of a bootstrap
 LEVEL = 0.05  # of a test
-LEAST_RUNS = 2  # of each side: a single run cannot tell what it is from a lucky seed
+LEAST_RUNS = 3  # of each side: fewer cannot tell what they are from lucky seeds, and their intervals are too narrow
+LEAST_TRACKS = 6  # of fewer, Wilcoxon's smallest p, 2 / 2^n, is above LEVEL
 TRIVIAL = ("mixture", "silence")  # baselines that need no model; all others are oracles
 
 
@@ -22,12 +23,14 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Means of score rows: first over tracks (NaN left out), then over runs.
 
     Returns:
-        a row per split, experiment (or baseline), base_source, source and schema, with columns uSDR and cSDR in dB, the
-        number of runs, and of tracks in which the source sounds, and `run`, the names of the runs, see `joined`.
+        a row per split, experiment (or baseline), base_source, source and schema, with columns uSDR, cSDR and what else
+        was measured, in dB, the number of runs, and of tracks in which the source sounds, and `run`, the names of the
+        runs, see `joined`.
     """
     named = scores.assign(experiment=scores["experiment"].where(scores["experiment"] != "baseline", scores["run"]))
     runs = named.groupby([*CELL, "run", "metric"])["value"].agg(["mean", "count"])
-    table = runs["mean"].groupby([*CELL, "metric"]).mean().unstack("metric")[["uSDR", "cSDR"]]
+    table = runs["mean"].groupby([*CELL, "metric"]).mean().unstack("metric")
+    table = table[["uSDR", "cSDR", *table.columns.difference(["uSDR", "cSDR"])]]
     counts = runs.xs("uSDR", level="metric")["count"].groupby(list(CELL)).agg(["size", "max"])
     table = table.assign(runs=counts["size"], tracks=counts["max"], run=named.groupby(list(CELL))["run"].agg(joined))
     return table.rename_axis(columns=None).reset_index()
@@ -41,9 +44,9 @@ def joined(runs: Iterable[str]) -> str:
 
 
 def gains(scores: pd.DataFrame) -> pd.DataFrame:
-    """The summary of models' scores, with their gain in uSDR over the better trivial estimate of each source, and the
-    uSDR of the oracles that were scored, all in dB."""
-    table, place = summary(scores), ["split", "source"]
+    """The uSDR and cSDR of models, see `summary`, with their gain in uSDR over the better trivial estimate of each
+    source, and the uSDR of the oracles that were scored, all in dB."""
+    table, place = summary(scores[scores["metric"].isin(("uSDR", "cSDR"))]), ["split", "source"]
     model = ~table["experiment"].isin(scores.loc[scores["experiment"] == "baseline", "run"])
     baselines = table[~model].pivot(index=place, columns="experiment", values="uSDR")
     baselines.insert(0, "trivial", baselines.reindex(columns=TRIVIAL).max(axis=1))
@@ -82,9 +85,8 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
         a row per pair of cells: the columns they agree in; `first` and `second`, the mean uSDR of `one` and `other` on
         the tracks that both have, in dB; `difference`, the first minus the second, with its 95% interval `low` to
         `high` from a bootstrap over tracks and runs; `effect`, the rank-biserial correlation of the tracks'
-        differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, by Holm's correction for all rows;
-        `runs`, of the side that has fewer; `tracks`; and `better`, the name of the side that interval and test agree
-        on, or "no support"; of a single run there is none.
+        differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, each the mean of its runs; `runs`, of the
+        side that has fewer; and `tracks`.
     """
     agreed, rows = [column for column in CELL if column not in one], []
     for key, sides in pairs(scores, one, other).items():
@@ -94,12 +96,7 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
         rows.append([*key, a.mean(), b.mean(), differences.mean(), *difference_interval(a, b),
                      rank_biserial(differences), p, min(len(a), len(b)), len(differences)])  # fmt: skip
     results = ["first", "second", "difference", "low", "high", "effect", "p", "runs", "tracks"]
-    table = pd.DataFrame(rows, columns=[*agreed, *results])
-    table["p"] = holm(table["p"].to_numpy(float))
-    supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0)) & (table["runs"] >= LEAST_RUNS)
-    names = [name_of(kind) for kind in (one, other)]
-    table["better"] = np.where(supported, np.where(table["difference"] > 0, *names), "no support")
-    return table
+    return pd.DataFrame(rows, columns=[*agreed, *results])
 
 
 def questions(scores: pd.DataFrame) -> list[tuple[Mapping[str, str], Mapping[str, str]]]:
@@ -125,15 +122,27 @@ def questions(scores: pd.DataFrame) -> list[tuple[Mapping[str, str], Mapping[str
 
 
 def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `paired_differences` for each of the `questions` that the scores can answer, under its name, such as
-    "generic minus v7"; columns in which the two sides of a question differ are empty. Holm's correction is for the
-    rows of one question."""
-    answers = [paired_differences(scores, one, other).assign(question=f"{name_of(one)} minus {name_of(other)}")
-               for one, other in questions(scores)]  # fmt: skip
+    """The rows of `paired_differences` for each of the `questions` that the scores can answer, and which of them have
+    support.
+
+    Returns:
+        `topic`, what a question is about: schemas, transfer or multitask; `question`, such as "generic minus v7"; the
+        columns of `CELL`, empty where the two sides of a question differ; what `paired_differences` says, but with `p`
+        by Holm's correction for the rows of a topic that have `LEAST_TRACKS` or more, as no others can have support;
+        and `better`, the name of the side that interval and test agree on where each side has `LEAST_RUNS` or more, or
+        "no support".
+    """
+    answers = [paired_differences(scores, one, other).assign(
+        **dict.fromkeys(one, ""), topic=one.get("experiment", "schemas"), one=name_of(one), other=name_of(other),
+    ) for one, other in questions(scores)]  # fmt: skip
     table = pd.concat([answer for answer in answers if len(answer)] or answers, ignore_index=True)
-    results = [column for column in answers[0] if column not in CELL and column != "question"]
-    table = table.reindex(columns=["question", *CELL, *results])
-    return table.fillna(dict.fromkeys(CELL, ""))
+    counted = table["tracks"] >= LEAST_TRACKS
+    table.loc[counted, "p"] = table[counted].groupby("topic")["p"].transform(lambda p: holm(p.to_numpy(float)))
+    supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0)) & (table["runs"] >= LEAST_RUNS)
+    better = table["one"].where(table["difference"] > 0, table["other"]).where(supported, "no support")
+    table = table.assign(question=table["one"] + " minus " + table["other"], better=better)
+    results = ["first", "second", "difference", "low", "high", "effect", "p", "runs", "tracks", "better"]
+    return table[["topic", "question", *CELL, *results]]
 
 
 def name_of(kind: Mapping[str, str]) -> str:

@@ -73,6 +73,8 @@ def grid(settings: Mapping) -> list[Run]:
             raise ValueError(f"grid: {run.name} needs {run.base_run.name}, which the grid has not")
         if run.experiment in ("base", "scratch") and "+" in run.sources[0]:
             raise ValueError(f"grid: {run.experiment} lists single sources, not {run.sources[0]}")
+        if dashed := [source for source in (*run.sources, *run.base) if "-" in source]:
+            raise ValueError(f"grid: names of runs are made with hyphens, so a source's name has none: {dashed[0]}")
     return runs
 
 

@@ -58,6 +58,7 @@ class Module(lightning.LightningModule):
         self.step_losses: list[torch.Tensor] = []
         self.tracks: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scores and loss of every validation song
         self.batches: list[int] = []  # since the last step
+        self.started = time.monotonic()  # less what a training that goes on took before
 
     @property
     def candidate(self) -> BSRNN:
@@ -131,10 +132,12 @@ class Module(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["history"] = self.history
+        checkpoint["seconds"] = time.monotonic() - self.started
         checkpoint["config"] = asdict(self.model.config)  # so that it can be separated with
 
     def on_load_checkpoint(self, checkpoint):
         self.history = checkpoint["history"]
+        self.started -= checkpoint.get("seconds", 0.0)
 
 
 def gathered(value: object) -> list:
@@ -296,7 +299,6 @@ def fit(
     sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
     # every process validates something, if need be what another one does: Lightning would leave it out otherwise
     validated = [song % len(validation) for song in range(rank, max(len(validation), processes), processes)]
-    started = time.monotonic()
     interrupt = signal.getsignal(signal.SIGINT)
     model.train()
     try:
@@ -318,8 +320,8 @@ def fit(
         records.save_json(folder / "record.json", {
             "run": folder.name, **settings, "parameters": sum(p.numel() for p in model.parameters()),
             "bands": len(model.config.bins()), "songs": {"train": mixes.num_songs, "validation": len(validation)},
-            "processes": processes, "seconds": round(time.monotonic() - started, 1), "history": module.history,
-            **records.provenance(),
+            "processes": processes, "seconds": round(time.monotonic() - module.started, 1), "history": module.history,
+            **records.provenance(target),
         })  # fmt: skip
     trainer.strategy.barrier()
     return _finished(model, folder)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from bsrnn import plots
 from bsrnn.bands import SCHEMA_NAMES, band_schema
-from bsrnn.statistics import bootstrap_interval, comparisons, paired_differences
+from bsrnn.statistics import bootstrap_interval, comparisons
 
 matplotlib.use("Agg")
 
@@ -330,14 +330,15 @@ GENERIC, V7 = {"schema": "generic"}, {"schema": "v7"}
 
 def test_paired_tracks_and_their_mean_difference(scores):
     scores = scores.fillna({"base_source": ""})
-    figure = drawn(plots.paired(scores, GENERIC, V7))
+    table = comparisons(scores)
+    figure = drawn(plots.paired(scores, table, GENERIC, V7))
     upper, lower = figure.axes
     lines = [line.get_xydata() for line in upper.lines if len(line.get_xdata()) == 2]
     assert [line[:, 1].tolist() for line in lines[:3]] == [[1, 2], [2, 4], [6, 6.5]]
     assert all(line[0, 0] < line[1, 0] for line in lines)
     points = {line.get_label(): line for line in upper.lines if len(line.get_xdata()) == 3}
     assert hue(points["v7"].get_color()) == "red" and hue(points["generic"].get_color()) == "blue"
-    table = paired_differences(scores, GENERIC, V7).set_index("experiment").loc[["base", "multitask"]]
+    table = table[table["topic"] == "schemas"].set_index("experiment").loc[["base", "multitask"]]
     for container, (_, row) in zip(lower.containers, table.iterrows(), strict=True):
         line, _, (bars,) = container.lines
         assert line.get_ydata()[0] == pytest.approx(row["difference"])
@@ -349,7 +350,7 @@ def test_paired_tracks_and_their_mean_difference(scores):
 def test_paired_kinds_need_not_be_schemas():
     transfer, scratch = ("transfer", "drums", "bass", "v7"), ("scratch", "", "bass", "v7")
     table = pd.concat([cell(*transfer, [1.0, 2.0]), cell(*scratch, [3.0, 2.5])])
-    figure = drawn(plots.paired(table, {"experiment": "transfer", "base_source": "drums"},
+    figure = drawn(plots.paired(table, comparisons(table), {"experiment": "transfer", "base_source": "drums"},
                                 {"experiment": "scratch", "base_source": ""}))  # fmt: skip
     upper, lower = figure.axes
     assert lower.get_xticklabels()[0].get_text() == "bass\nv7"
@@ -364,7 +365,7 @@ def test_differences_have_a_panel_per_question_and_a_point_per_row():
     table = comparisons(pd.concat([
         cell(experiment, base, "bass", schema, lift + draw.normal(scale=0.1, size=8), seed)
         for experiment, base, lift in (("base", "", 1.0), ("transfer", "drums", 1.0), ("multitask", "drums+bass", 3.0))
-        for schema in ("v7", "generic") for seed in range(2)]))  # fmt: skip
+        for schema in ("v7", "generic") for seed in range(3)]))  # fmt: skip
     figure = drawn(plots.differences(table))
     panels = {ax.get_title(loc="left").replace(" − ", " minus "): ax for ax in figure.axes}
     assert list(panels) == list(dict.fromkeys(table["question"]))

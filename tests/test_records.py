@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from bsrnn import records
@@ -231,7 +232,7 @@ def test_figures_hold_no_date_path_or_program(root, monkeypatch):
 
 
 def test_provenance_is_json_and_complete(root):
-    found = json.loads(json.dumps(records.provenance()))
+    found = json.loads(json.dumps(records.provenance(torch.device("cpu"))))
     assert found["commit"] is None  # no git checkout here
     assert set(found["libraries"]) == set(records.LIBRARIES)
     assert all(found[name] for name in ("code", "python", "hardware"))

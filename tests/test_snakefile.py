@@ -1,6 +1,5 @@
 """The graph of experiments, without running it."""
 
-import json
 import re
 import subprocess
 import sys
@@ -34,13 +33,18 @@ def test_a_job_per_cell_of_the_grid(profile, seeds):
     } | ({} if profile == "demo" else {"published": 6})  # fmt: skip
 
 
+def in_a_line(settings):
+    """As YAML, which is what papermill reads: JSON's 5e-05 would be text."""
+    return yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=10_000).strip()
+
+
 def test_parameters_reach_the_notebooks():
     profile = yaml.safe_load((ROOT / "profiles" / "open.yaml").read_text())
     commands = plan("profile=open", "data=some folder", "--printshellcmds").stdout
-    training = json.dumps(profile["training_config"])
+    training = in_a_line(profile["training_config"])
     assert ("-f profiles/open.yaml -p dataset 'some folder' -p experiment base -p schema v7 -p seed 0"
             f" -y 'sources: [drums]' -y 'training_config: {training}' notebooks/02_base") in commands  # fmt: skip
-    training = json.dumps(profile["training_config"] | profile["grid"]["transfer_training"])
+    training = in_a_line(profile["training_config"] | profile["grid"]["transfer_training"])
     assert ("-y 'base_sources: [drums]' -y 'sources: [bass, other, vocals]'"
             f" -y 'training_config: {training}' notebooks/03_transfer") in commands  # fmt: skip
 

@@ -45,6 +45,7 @@ def test_the_base_of_a_transfer():
     ({"transfer": {"vocals": "bass"}}, "transfer-v7-vocals-bass-0 needs base-v7-vocals-0, which the grid has not"),
     ({"transfer": {"drums+vocals": "bass"}}, "needs multitask-v7-drums.vocals-0, which the grid has not"),
     ({"scratch": ["drums+bass"]}, "scratch lists single sources, not drums.bass"),
+    ({"base": ["drums", "lead-vocals"]}, "a source's name has none: lead-vocals"),
     ({"sctratch": ["bass"]}, "unknown 'sctratch'; it may have schemas, seeds"),
 ])  # fmt: skip
 def test_a_grid_that_cannot_be_run(change, message):

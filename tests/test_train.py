@@ -225,6 +225,9 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(small, songs, tmp_path, s
     pd.testing.assert_frame_equal(resumed.history, straight.history, check_exact=True)
     last = [torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("straight", "broken")]
     assert same(last[0]["state_dict"], last[1]["state_dict"])
+    before = torch.load(tmp_path / "broken" / "previous.ckpt", weights_only=True)["seconds"]
+    took = json.loads((tmp_path / "broken" / "record.json").read_text())["seconds"]
+    assert 0 < before < last[1]["seconds"] < took + 0.1  # of all its processes
 
 
 def test_a_run_interrupted_before_its_first_epoch_starts_again(small, songs, tmp_path, steps):
