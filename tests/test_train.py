@@ -474,7 +474,7 @@ def test_a_model_that_is_not_finite_in_validation_is_not_kept(small, songs, tmp_
 
 @pytest.mark.parametrize(("name", "value"), [
     ("batch_size", 0), ("accumulate", 0), ("ema", 1.0), ("epoch_size", -1), ("aligned", 1.5), ("max_epochs", 0),
-    ("lr", 0.0), ("lr", float("nan")), ("lr_decay", -1.0), ("clip_grad_norm", 0.0), ("patience", 0),
+    ("lr", 0.0), ("lr", float("nan")), ("lr", "1e-4"), ("lr_decay", -1.0), ("clip_grad_norm", 0.0), ("patience", 0),
     ("gain_db", -1.0), ("gain_db", float("nan")), ("validation_seconds", -1.0), ("pitch", -1.0), ("drop", 1.0),
     ("drop", -0.1), ("portion", 0.0), ("portion", 1.1), ("workers", -1), ("segment", 0.0),
 ])  # fmt: skip
