@@ -14,7 +14,7 @@ from scipy.stats import rankdata, wilcoxon
 CELL = ("split", "experiment", "base_source", "source", "schema")  # what the runs of one cell have in common
 DRAWS = 2_000  # of a bootstrap
 LEVEL = 0.05  # of a test
-LEAST_RUNS = 3  # of each side: fewer cannot tell what they are from lucky seeds, and their intervals are too narrow
+LEAST_RUNS = 3  # of each side: fewer cannot tell what they are from lucky seeds
 LEAST_TRACKS = 6  # of fewer, Wilcoxon's smallest p, 2 / 2^n, is above LEVEL
 TRIVIAL = ("mixture", "silence")  # baselines that need no model; all others are oracles
 
