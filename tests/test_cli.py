@@ -273,6 +273,7 @@ def test_evaluate_without_a_model_scores_baselines(data, root, tmp_path, capsys,
     assert set(scores["track"]) == tracks
     printed = capsys.readouterr().out
     assert all(name in printed for name in BASELINES)
+    assert all(metric in printed for metric in set(scores["metric"]))
 
 
 def test_options_of_evaluate_reach_it(data, model, root, tmp_path, monkeypatch, bf16):
