@@ -28,34 +28,43 @@ DONE = f"runs/{PROFILE}/notebooks"
 PAPERMILL = "papermill --cwd . --no-progress-bar --log-level ERROR"
 WITH_PROFILE = f"{PAPERMILL} -f {FILE} -p dataset '{DATASET}'"
 
-single = f"{DONE}/{{experiment}}-{{schema}}-{{source}}-{{seed}}.ipynb"
-several = f"{DONE}/{{experiment}}-{{schema}}-{{several}}-{{seed}}.ipynb"
-transfer = f"{DONE}/transfer-{{schema}}-{{base}}-{{sources}}-{{seed}}.ipynb"
+alone = f"{DONE}/{{experiment}}-{{schema}}-{{sources}}-{{seed}}.ipynb"
+on_a_base = f"{DONE}/{{experiment}}-{{schema}}-{{base}}-{{sources}}-{{seed}}.ipynb"
 
 
 wildcard_constraints:
-    experiment="base|scratch|longer|multitask",
+    experiment="[a-z_]+",
     schema=r"[a-z0-9]+(-\d+-\d+)?",
-    source=r"[^-+/]+",
-    several=r"[^-/]+\+[^-/]+",
     sources=r"[^-/]+",
     base=r"[^-/]+",
     seed=r"\d+",
 
 
+def run_of(wildcards):
+    """The run that a notebook is to hold."""
+    base = wildcards.get("base", "")
+    return study.Run(
+        wildcards.experiment, wildcards.schema, tuple(wildcards.sources.split("+")), int(wildcards.seed),
+        tuple(base.split("+")) if base else (),
+    )
+
+
 def base_of(wildcards):
     """The notebook in which the base of a transfer is trained."""
-    run = study.Run("transfer", wildcards.schema, (), wildcards.seed, tuple(wildcards.base.split("+")))
-    return f"{DONE}/{run.base_run.name}.ipynb"
+    return f"{DONE}/{run_of(wildcards).base_run.name}.ipynb"
 
 
-def yaml_list(sources):
-    return "[" + ", ".join(sources.split("+")) + "]"
+def yaml_list(names):
+    return f"[{', '.join(names)}]"
 
 
-def training(experiment, sources=""):
+def sources(wildcards):
+    return yaml_list(run_of(wildcards).sources)
+
+
+def training(wildcards):
     """How to train, in one line of YAML."""
-    settings = study.training(SETTINGS, experiment, sources)
+    settings = study.training(SETTINGS, run_of(wildcards))
     return yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
@@ -94,44 +103,49 @@ rule single:
     input:
         rules.data.output,
     output:
-        single,
+        alone,
+    wildcard_constraints:
+        sources=r"[^-+/]+",
     params:
-        training=lambda wildcards: training(wildcards.experiment, wildcards.source),
+        sources=sources,
+        training=training,
     priority: 1
     shell:
         "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"
-        " -y 'sources: [{wildcards.source}]' -y 'training_config: {params.training}'"
-        " notebooks/02_base_training.ipynb {output}"
-
-
-rule transfer:
-    input:
-        base_of,
-    output:
-        transfer,
-    params:
-        base=lambda wildcards: yaml_list(wildcards.base),
-        sources=lambda wildcards: yaml_list(wildcards.sources),
-        training=training("transfer"),
-    shell:
-        "{WITH_PROFILE} -p schema {wildcards.schema} -p seed {wildcards.seed} -y 'base_sources: {params.base}'"
         " -y 'sources: {params.sources}' -y 'training_config: {params.training}'"
-        " notebooks/03_transfer_learning.ipynb {output}"
+        " notebooks/02_base_training.ipynb {output}"
 
 
 rule multitask:
     input:
         rules.data.output,
     output:
-        several,
+        alone,
+    wildcard_constraints:
+        sources=r"[^-/]+\+[^-/]+",
     params:
-        sources=lambda wildcards: yaml_list(wildcards.several),
-        training=lambda wildcards: training(wildcards.experiment, wildcards.several),
+        sources=sources,
+        training=training,
     priority: 2  # the longest first: no core idles at the end
     shell:
         "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"
         " -y 'sources: {params.sources}' -y 'training_config: {params.training}'"
         " notebooks/04_multitask_learning.ipynb {output}"
+
+
+rule transfer:
+    input:
+        base_of,
+    output:
+        on_a_base,
+    params:
+        base=lambda wildcards: yaml_list(run_of(wildcards).base),
+        sources=sources,
+        training=training,
+    shell:
+        "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"
+        " -y 'base_sources: {params.base}' -y 'sources: {params.sources}' -y 'training_config: {params.training}'"
+        " notebooks/03_transfer_learning.ipynb {output}"
 
 
 rule comparison:
@@ -146,14 +160,14 @@ rule comparison:
 
 rule listening:
     input:
-        expand(several, experiment="multitask", schema=GRID["schemas"], several=GRID["multitask"][0],
+        expand(alone, experiment="multitask", schema=GRID["schemas"], sources=GRID["multitask"][0],
                seed=GRID["seeds"][0]),
     output:
         f"{DONE}/06_listening.ipynb",
     params:
         schemas=f"[{', '.join(GRID['schemas'])}]",
         seed=GRID["seeds"][0],
-        sources=yaml_list(GRID["multitask"][0]),
+        sources=yaml_list(GRID["multitask"][0].split("+")),
     shell:
         "{PAPERMILL} -p profile {PROFILE} -p dataset '{DATASET}' -p seed {params.seed}"
         " -y 'schemas: {params.schemas}' -y 'sources: {params.sources}' notebooks/06_listening.ipynb {output}"

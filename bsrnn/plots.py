@@ -28,7 +28,7 @@ from bsrnn.bands import A4, HEARING, BandSchema
 from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, pairs
 
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
-EXPERIMENTS = ("base", "longer", "scratch", "transfer", "multitask")
+EXPERIMENTS = ("base", "longer", "longer_transfer", "scratch", "transfer", "multitask")
 MOST_GROUPS = 8  # side by side
 HARMLESS = 30.0  # dB; an oracle above it limits nothing, and is not marked
 LEVELS = (-80, 0)  # dB, of spectrograms
@@ -160,8 +160,8 @@ def _cell_name(experiment: str = "", base_source: str = "", source: str = "", sc
     """What a cell is called on an axis or above a panel, by those columns of `CELL` that tell it apart."""
     if experiment == "base":
         return source
-    if experiment == "transfer":
-        return f"{_set_name(base_source)}\n→ {source}"
+    if experiment in ("transfer", "longer_transfer"):
+        return experiment.removesuffix("transfer").replace("_", " ") + f"{_set_name(base_source)}\n→ {source}"
     if experiment == "multitask":
         return _set_name(base_source or source) + f":\n{source}" * bool(base_source)
     if experiment:
@@ -528,7 +528,7 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
         ax.axhline(0, color=_INK, linewidth=1, label="silence (0 dB)")
         ax.margins(y=0.09)
         ax.set(title=source, xlim=(-0.5, len(trainings) - 0.5))
-        ax.set_xticks(range(len(trainings)), [f"{name}\n{_set_name(base)}".strip() for name, base in trainings])
+        ax.set_xticks(range(len(trainings)), [f"{name.replace('_', ' ')}\n{_set_name(base)}".strip() for name, base in trainings])
         ax.grid(visible=False, axis="x")
     _mark_baselines(axes, baselines)
     figure.supylabel(f"{metric} (dB)", size=11, color=_INK)

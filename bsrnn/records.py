@@ -60,7 +60,7 @@ def run_name(experiment: str, schema: str, sources: Iterable[str], seed: int, ba
     """The name of one cell of the study, such as base-generic-drums-0 or transfer-v7-drums-bass-0.
 
     Args:
-        experiment: base, scratch, longer, transfer or multitask.
+        experiment: base, scratch, longer, multitask, transfer or longer_transfer.
         schema: name of the band schema.
         sources: what the run learns to estimate.
         seed: of the run.

@@ -11,6 +11,7 @@
       more_schemas: [joint]             the first base in other schemas
       longer: {drums: {max_epochs: 40}} one source or several, the last of the schemas, the first seed, and what differs
                                         from training_config
+      longer_transfer: {drums: {bass: {lr: 0.001}}}   new heads on the frozen extractor of one of the longer models
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,14 +24,15 @@ import yaml
 from bsrnn import records
 
 PROFILES = ("demo", "open", "musdb", "large")
-KEYS = ("schemas", "seeds", "base", "multitask", "transfer", "transfer_training", "scratch", "more_schemas", "longer")
+KEYS = ("schemas", "seeds", "base", "multitask", "transfer", "transfer_training", "scratch", "more_schemas", "longer",
+        "longer_transfer")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Run:
     """One run: a cell of the grid, with one seed."""
 
-    experiment: str  # base, scratch, longer, multitask or transfer
+    experiment: str  # base, scratch, longer, multitask, transfer or longer_transfer
     schema: str
     sources: tuple[str, ...]
     seed: int
@@ -44,7 +46,8 @@ class Run:
     @property
     def base_run(self) -> "Run":
         """The run whose extractor a transfer takes."""
-        return Run("multitask" if len(self.base) > 1 else "base", self.schema, self.base, self.seed)
+        trained = "longer" if self.experiment == "longer_transfer" else "multitask" if len(self.base) > 1 else "base"
+        return Run(trained, self.schema, self.base, self.seed)
 
 
 def grid(settings: Mapping) -> list[Run]:
@@ -57,7 +60,8 @@ def grid(settings: Mapping) -> list[Run]:
     runs = []
     if unknown := sorted(settings.keys() - set(KEYS)):
         raise ValueError(f"grid: unknown {unknown[0]!r}; it may have {', '.join(KEYS)}")
-    settings = {"multitask": [], "transfer": {}, "scratch": [], "more_schemas": [], "longer": {}} | dict(settings)
+    settings = {"multitask": [], "transfer": {}, "scratch": [], "more_schemas": [], "longer": {}, "longer_transfer": {},
+                **settings}  # fmt: skip
     for schema, seed in product(settings["schemas"], settings["seeds"]):
         runs += [Run(experiment, schema, (source,), seed)
                  for experiment in ("base", "scratch") for source in settings[experiment]]  # fmt: skip
@@ -68,8 +72,11 @@ def grid(settings: Mapping) -> list[Run]:
              for schema, seed in product(settings["more_schemas"], settings["seeds"])]  # fmt: skip
     runs += [Run("longer", settings["schemas"][-1], tuple(sources.split("+")), settings["seeds"][0])
              for sources in settings["longer"]]  # fmt: skip
+    runs += [Run("longer_transfer", settings["schemas"][-1], tuple(sources.split("+")), settings["seeds"][0],
+                 tuple(base.split("+")))
+             for base, heads in settings["longer_transfer"].items() for sources in heads]  # fmt: skip
     for run in runs:
-        if run.experiment == "transfer" and run.base_run not in runs:
+        if run.base and run.base_run not in runs:
             raise ValueError(f"grid: {run.name} needs {run.base_run.name}, which the grid has not")
         if run.experiment in ("base", "scratch") and "+" in run.sources[0]:
             raise ValueError(f"grid: {run.experiment} lists single sources, not {run.sources[0]}")
@@ -78,14 +85,16 @@ def grid(settings: Mapping) -> list[Run]:
     return runs
 
 
-def training(settings: Mapping, experiment: str, sources: str = "") -> dict:
-    """How a profile trains the runs of an experiment: what is compared with a transfer has a transfer's budget, and
-    what is trained longer, one source or several joined by "+", settings of its own."""
-    grid, own = settings["grid"], {}
-    if experiment in ("transfer", "scratch"):
+def training(settings: Mapping, run: Run) -> dict:
+    """How a profile trains a run of its grid: what is compared with a transfer has a transfer's budget, and what is
+    trained longer, or transferred from there, settings of its own."""
+    grid, own, sources = settings["grid"], {}, "+".join(run.sources)
+    if run.experiment in ("transfer", "scratch"):
         own = grid.get("transfer_training", {})
-    elif experiment == "longer":
+    elif run.experiment == "longer":
         own = grid["longer"][sources]
+    elif run.experiment == "longer_transfer":
+        own = grid["longer_transfer"]["+".join(run.base)][sources]
     return settings["training_config"] | own
 
 
