@@ -528,7 +528,8 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
         ax.axhline(0, color=_INK, linewidth=1, label="silence (0 dB)")
         ax.margins(y=0.09)
         ax.set(title=source, xlim=(-0.5, len(trainings) - 0.5))
-        ax.set_xticks(range(len(trainings)), [f"{name.replace('_', ' ')}\n{_set_name(base)}".strip() for name, base in trainings])
+        labels = [f"{name.replace('_', ' ')}\n{_set_name(base)}".strip() for name, base in trainings]
+        ax.set_xticks(range(len(trainings)), labels)
         ax.grid(visible=False, axis="x")
     _mark_baselines(axes, baselines)
     figure.supylabel(f"{metric} (dB)", size=11, color=_INK)

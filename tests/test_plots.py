@@ -278,10 +278,11 @@ def test_learning_curves_have_the_mean_over_seeds_and_their_range():
     runs = pd.DataFrame([
         run("generic", 0, [1.0, 2.0, 3.0]), run("generic", 1, [3.0, 3.0, 7.0, 9.0]), run("v7", 0, [0.0, 1.0]),
         run("v7", 0, [5.0, 6.0], experiment="transfer", base="drums", source="bass+other"),
+        run("v7", 0, [7.0, 8.0], experiment="longer_transfer", base="drums+bass", source="other"),
     ])  # fmt: skip
     figure = drawn(plots.learning_curves(runs))
-    base, transfer = figure.axes
-    assert [ax.get_title() for ax in (base, transfer)] == ["drums", "drums\n→ bass+other"]
+    base, longer, transfer = figure.axes
+    assert [ax.get_title() for ax in (base, transfer, longer)] == ["drums", "drums\n→ bass+other", "longer d+b\n→ other"]
     lines = {line.get_label(): line for line in base.lines}
     assert lines["generic"].get_ydata().tolist() == [2, 2.5, 5]  # as far as both went
     assert lines["v7"].get_ydata().tolist() == [0, 1]
@@ -298,10 +299,13 @@ def test_learning_curves_have_the_mean_over_seeds_and_their_range():
 
 
 def test_many_ways_of_training_leave_two_panels_side_by_side():
-    kinds = [("base", ""), ("longer", ""), ("scratch", ""), ("transfer", "drums"), ("multitask", "drums+bass")]
+    kinds = [("base", ""), ("longer", ""), ("longer_transfer", "drums+bass"), ("scratch", ""), ("transfer", "drums"),
+             ("multitask", "drums+bass")]  # fmt: skip
     scores = pd.concat([cell(*kind, source, schema, [1.0, 2.0]) for kind in kinds
                         for source in ("drums", "bass", "other") for schema in ("v7", "generic")])  # fmt: skip
-    drums, bass, other = (ax.get_position() for ax in drawn(plots.usdr_comparison(scores)).axes[:3])
+    figure = drawn(plots.usdr_comparison(scores))
+    assert "longer transfer\nd+b" in texts(figure)
+    drums, bass, other = (ax.get_position() for ax in figure.axes[:3])
     assert drums.y0 == bass.y0 > other.y1 and drums.x1 < bass.x0
 
 

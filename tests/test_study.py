@@ -9,7 +9,8 @@ from bsrnn.train import TrainingConfig
 SETTINGS = {
     "schemas": ["v7", "generic"], "seeds": [0, 1], "base": ["drums", "bass"], "multitask": ["drums+bass+other"],
     "transfer": {"drums": "bass+vocals", "drums+bass+other": "vocals"}, "transfer_training": {}, "scratch": ["vocals"],
-    "more_schemas": ["joint"], "longer": {"bass": {}, "bass+drums": {}}, "longer_transfer": {"bass+drums": {"drums": {}}},
+    "more_schemas": ["joint"], "longer": {"bass": {}, "bass+drums": {}},
+    "longer_transfer": {"bass+drums": {"drums": {}}},
 }  # fmt: skip
 
 
