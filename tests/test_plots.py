@@ -282,7 +282,8 @@ def test_learning_curves_have_the_mean_over_seeds_and_their_range():
     ])  # fmt: skip
     figure = drawn(plots.learning_curves(runs))
     base, longer, transfer = figure.axes
-    assert [ax.get_title() for ax in (base, transfer, longer)] == ["drums", "drums\n→ bass+other", "longer d+b\n→ other"]
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["drums", "longer d+b\n→ other", "drums\n→ bass+other"]
     lines = {line.get_label(): line for line in base.lines}
     assert lines["generic"].get_ydata().tolist() == [2, 2.5, 5]  # as far as both went
     assert lines["v7"].get_ydata().tolist() == [0, 1]
@@ -304,7 +305,7 @@ def test_many_ways_of_training_leave_two_panels_side_by_side():
     scores = pd.concat([cell(*kind, source, schema, [1.0, 2.0]) for kind in kinds
                         for source in ("drums", "bass", "other") for schema in ("v7", "generic")])  # fmt: skip
     figure = drawn(plots.usdr_comparison(scores))
-    assert "longer transfer\nd+b" in texts(figure)
+    assert "longer transfer d+b" in texts(figure)
     drums, bass, other = (ax.get_position() for ax in figure.axes[:3])
     assert drums.y0 == bass.y0 > other.y1 and drums.x1 < bass.x0
 
