@@ -281,7 +281,7 @@ def test_learning_curves_have_the_mean_over_seeds_and_their_range():
         run("v7", 0, [7.0, 8.0], experiment="longer_transfer", base="drums+bass", source="other"),
     ])  # fmt: skip
     figure = drawn(plots.learning_curves(runs))
-    base, longer, transfer = figure.axes
+    base, _, transfer = figure.axes
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == ["drums", "longer d+b\n→ other", "drums\n→ bass+other"]
     lines = {line.get_label(): line for line in base.lines}
