@@ -1,4 +1,4 @@
-# The experiment graph: data -> base, scratch, multi-task per schema -> transfers -> comparison, listening.
+# The experiment graph: data -> base, scratch, longer, multi-task per schema -> transfers -> comparison, listening.
 #
 # A rule is one papermill call. Its output is the executed notebook under runs/, which a fresh clone does not have, so
 # everything is made anew there; tables, records and models go to results/. A killed run continues: finished notebooks
@@ -33,7 +33,6 @@ on_a_base = f"{DONE}/{{experiment}}-{{schema}}-{{base}}-{{sources}}-{{seed}}.ipy
 
 
 wildcard_constraints:
-    experiment="[a-z_]+",
     schema=r"[a-z0-9]+(-\d+-\d+)?",
     sources=r"[^-/]+",
     base=r"[^-/]+",
@@ -105,6 +104,7 @@ rule single:
     output:
         alone,
     wildcard_constraints:
+        experiment="base|scratch|longer",
         sources=r"[^-+/]+",
     params:
         sources=sources,
@@ -122,6 +122,7 @@ rule multitask:
     output:
         alone,
     wildcard_constraints:
+        experiment="multitask|longer",
         sources=r"[^-/]+\+[^-/]+",
     params:
         sources=sources,
@@ -138,6 +139,8 @@ rule transfer:
         base_of,
     output:
         on_a_base,
+    wildcard_constraints:
+        experiment="transfer|longer_transfer",
     params:
         base=lambda wildcards: yaml_list(run_of(wildcards).base),
         sources=sources,

@@ -161,7 +161,7 @@ def _cell_name(experiment: str = "", base_source: str = "", source: str = "", sc
     if experiment == "base":
         return source
     if experiment in ("transfer", "longer_transfer"):
-        return experiment.removesuffix("transfer").replace("_", " ") + f"{_set_name(base_source)}\n→ {source}"
+        return "longer " * (experiment == "longer_transfer") + f"{_set_name(base_source)}\n→ {source}"
     if experiment == "multitask":
         return _set_name(base_source or source) + f":\n{source}" * bool(base_source)
     if experiment:

@@ -55,13 +55,16 @@ def grid(settings: Mapping) -> list[Run]:
 
     Raises:
         ValueError: a transfer has a base that is not in the grid, or a run that is for one source several; or the grid
-            has something that no grid has.
+            has something that no grid has, or no settings for what it trains longer.
     """
     runs = []
     if unknown := sorted(settings.keys() - set(KEYS)):
         raise ValueError(f"grid: unknown {unknown[0]!r}; it may have {', '.join(KEYS)}")
     settings = {"multitask": [], "transfer": {}, "scratch": [], "more_schemas": [], "longer": {}, "longer_transfer": {},
                 **settings}  # fmt: skip
+    for group in (settings["longer"], *settings["longer_transfer"].values()):
+        if not isinstance(group, Mapping) or not all(isinstance(own, Mapping) for own in group.values()):
+            raise ValueError("grid: a longer training or transfer is named with what differs in it: {} for nothing")
     for schema, seed in product(settings["schemas"], settings["seeds"]):
         runs += [Run(experiment, schema, (source,), seed)
                  for experiment in ("base", "scratch") for source in settings[experiment]]  # fmt: skip

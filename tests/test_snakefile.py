@@ -47,6 +47,10 @@ def test_parameters_reach_the_notebooks():
     training = in_a_line(profile["training_config"] | profile["grid"]["transfer_training"])
     assert ("-y 'base_sources: [drums]' -y 'sources: [bass, other, vocals]'"
             f" -y 'training_config: {training}' notebooks/03_transfer") in commands  # fmt: skip
+    longer = profile["grid"]["longer_transfer"]["drums+bass+other+vocals"]["vocals"]
+    training = in_a_line(profile["training_config"] | longer)
+    assert ("-p experiment longer_transfer -p schema generic -p seed 0 -y 'base_sources: [drums, bass, other, vocals]'"
+            f" -y 'sources: [vocals]' -y 'training_config: {training}' notebooks/03_transfer") in commands  # fmt: skip
 
 
 @pytest.mark.parametrize(("config", "message"), [

@@ -49,6 +49,8 @@ def test_the_base_of_a_transfer():
 @pytest.mark.parametrize(("change", "message"), [
     ({"transfer": {"vocals": "bass"}}, "transfer-v7-vocals-bass-0 needs base-v7-vocals-0, which the grid has not"),
     ({"transfer": {"drums+vocals": "bass"}}, "needs multitask-v7-drums.vocals-0, which the grid has not"),
+    ({"longer": {"drums": None}}, "is named with what differs in it"),
+    ({"longer_transfer": {"bass": "drums"}}, "is named with what differs in it"),
     ({"longer_transfer": {"vocals": {"bass": {}}}}, "needs longer-generic-vocals-0, which the grid has not"),
     ({"scratch": ["drums+bass"]}, "scratch lists single sources, not drums.bass"),
     ({"base": ["drums", "lead-vocals"]}, "a source's name has none: lead-vocals"),
