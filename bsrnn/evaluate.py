@@ -62,11 +62,6 @@ def evaluate(
     return score([_of_separator(separator, run, experiment, base_source, seed)], tracks, split=split)
 
 
-def baselines(tracks: Sequence[Track], split: str, sample_rate: int = 44_100, n_fft: int = 2048) -> pd.DataFrame:
-    """The scores of `baseline_runs`, see `score`."""
-    return score(baseline_runs(tracks[0].sources, sample_rate, n_fft), tracks, split=split)
-
-
 def find_runs(
     checkpoints: Sequence[Path], folders: Sequence[Path], tracks: Sequence[Track], *, sample_rate: int | None = None,
     n_fft: int | None = None, **options,

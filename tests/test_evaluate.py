@@ -14,13 +14,17 @@ import torch
 
 from bsrnn import audio, evaluate
 from bsrnn.data import STEMS, find_tracks
-from bsrnn.evaluate import Run, baseline_runs, baselines, find_runs, of_folder, score
+from bsrnn.evaluate import Run, baseline_runs, find_runs, of_folder, score
 from bsrnn.metrics import csdr_frames, usdr
 from bsrnn.records import SCORE_COLUMNS, read_scores
 from bsrnn.statistics import summary
 
 KEY = ["source", "track", "metric"]
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the ffmpeg program to be imported")
+
+
+def baselines(tracks, split, sample_rate=44_100, n_fft=2048):
+    return score(baseline_runs(tracks[0].sources, sample_rate, n_fft), tracks, split=split)
 
 
 @pytest.fixture
