@@ -168,7 +168,7 @@ rule listening:
     output:
         f"{DONE}/06_listening.ipynb",
     params:
-        schemas=f"[{', '.join(GRID['schemas'])}]",
+        schemas=yaml_list(GRID["schemas"]),
         seed=GRID["seeds"][0],
         sources=yaml_list(GRID["multitask"][0].split("+")),
     shell:
