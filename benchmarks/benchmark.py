@@ -19,9 +19,9 @@ from plain import PlainBSRNN
 from tqdm import tqdm
 
 from bsrnn import records
-from bsrnn.configs import costs, named_config
+from bsrnn.config import Config, costs, named_config
 from bsrnn.devices import autocast, has_bf16, keep_memory, torch_device
-from bsrnn.model import BSRNN, Config
+from bsrnn.model import BSRNN
 from bsrnn.separate import estimate
 from bsrnn.train import Module, TrainingConfig, seed_everything
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from bsrnn import demo, records
+from bsrnn import checkpoint, demo, records
 from bsrnn.data import find_tracks
 from bsrnn.evaluate import evaluate
-from bsrnn.model import BSRNN
 
 CHECKPOINT = "multitask-generic-drums+bass+other+vocals-0"
 OVERLAPS = (1, 2, 3, 4, 6, 8)  # chunks that hold each sample; the hop is the chunk divided by it
@@ -20,7 +19,7 @@ SONGS, SEED = 12, 77
 
 
 def main() -> None:
-    model = BSRNN.from_pretrained(records.checkpoint("demo", CHECKPOINT))
+    model = checkpoint.load(records.checkpoint("demo", CHECKPOINT))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         demo.generate(Path(folder, "songs"), train=1, test=SONGS, seed=SEED)

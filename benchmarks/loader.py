@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from bsrnn import records
+from bsrnn.config import TrainingConfig
 from bsrnn.data import STEMS, Mixes, find_data, find_tracks
-from bsrnn.settings import TrainingConfig
 
 CHUNK, COUNT, REPEATS = 3.0, 10, 5
 

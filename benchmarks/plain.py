@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from bsrnn.model import BSRNN, Config
+from bsrnn.config import Config
+from bsrnn.model import BSRNN
 from bsrnn.spectral import standardize
 
 

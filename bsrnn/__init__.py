@@ -1,27 +1,23 @@
 """Refined BSRNN: band-split RNN music source separation with a generic band schema, multi-task learning and transfer.
 
-    bands       band schemas: the paper's and the generic one
-    model       BSRNN: mixture spectrogram in, one estimate per source out
-    configs     models by name, and what they cost
-    devices     where a model runs, and in which precision
-    audio       decode, encode, resample, normalize waveforms
-    spectral    STFT, its inverse, standardization
-    separate    a song to its stems, in memory or from file to files
-    demo        a generated data set in MUSDB18-HQ layout
-    data        songs, splits, training samples
-    losses      what training minimizes
-    metrics     uSDR, cSDR and SI-SDR
-    study       the runs that a profile asks for
-    statistics  summaries of scores, paired differences and their support
-    settings    how a training goes
-    train       training, transfer, resumption
-    evaluate    scores over the songs of a split, baselines and oracles among them
-    bsseval     BSSEval by museval, in processes of its own
-    records     where results lie and how they are written
-    plots       every figure
-    listening   a form to hear what a model makes of a song, in a notebook
-    cli         the command line
+    Separator     a song to its stems, in memory or from file to files (separate.py)
+    BSRNN         the network: mixture spectrogram in, one estimate per source out (model.py)
+    Config        what defines a model (config.py)
+    band_schema   where a spectrogram is cut along frequency, by name (bands.py)
 
-A song:  audio.Recording -> separate.Separator -> audio.Encoder.
-An experiment:  a profile -> train.fit -> evaluate.evaluate -> records.publish -> plots.
+A song goes through audio.py (decode, resample, levels), separate.py (chunks), spectral.py (STFT), model.py and packed.py
+(the network), and back. A training goes through data.py (songs, samples; demo.py generates some), losses.py, metrics.py
+and train.py; checkpoint.py saves and loads what it leaves, and evaluate.py scores it. devices.py says where and how
+precisely to compute, files.py writes files whole or not at all, and cli.py is the command line.
 """
+
+import importlib
+
+_MODULES = {"Separator": "separate", "BSRNN": "model", "Config": "config", "band_schema": "bands"}
+__all__ = ["BSRNN", "Config", "Separator", "band_schema"]
+
+
+def __getattr__(name: str):  # torch is loaded when it is needed, so that the command line answers at once
+    if name not in _MODULES:
+        raise AttributeError(f"module 'bsrnn' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bsrnn.{_MODULES[name]}"), name)

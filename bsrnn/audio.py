@@ -19,6 +19,8 @@ import soxr
 import torch
 from torch import Tensor
 
+from bsrnn.config import FORMATS
+
 BLOCK = 2**16  # samples that are decoded at once
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
@@ -26,15 +28,6 @@ SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
 UNKNOWN, NEAR = 2**31, 2**12  # bytes: writing to a pipe, programs promise about a multiple of this (sox 4096 less)
 WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, which most programs read as well
 
-# by name: suffix, and what soundfile calls it
-FORMATS = {
-    "wav": (".wav", "WAV", "FLOAT"),
-    "wav24": (".wav", "WAV", "PCM_24"),
-    "wav16": (".wav", "WAV", "PCM_16"),
-    "flac": (".flac", "FLAC", "PCM_24"),
-    "ogg": (".ogg", "OGG", "VORBIS"),
-    "mp3": (".mp3", "MP3", "MPEG_LAYER_III"),
-}
 # of what comes closest to the original: about 250 kbit/s in ogg, 320 kbit/s in mp3
 COMPRESSION = {"OGG": {"compression_level": 0.2}, "MP3": {"compression_level": 0.0, "bitrate_mode": "CONSTANT"}}
 
@@ -200,7 +193,7 @@ class Encoder:
     Args:
         path: of the file, in a folder that exists.
         like: has the sample rate, the channels and the length of what will be written, as `Recording` does.
-        form: one of `FORMATS`.
+        form: one of `config.FORMATS`.
 
     Raises:
         ValueError: the format does not hold such a waveform.

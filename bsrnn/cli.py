@@ -5,17 +5,17 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
-from bsrnn.settings import TrainingConfig
+from bsrnn.config import CONFIGS, FORMATS, LOUDNESS, MOST_SEED, SPLITS, Config, TrainingConfig, describe, named_config
 
 EXIT_USER_ERROR = 2
 
-DATA_HELP = "folder of songs with their stems, with train/ and test/ or without, see README; or demo: generated songs"
-FORMATS = ("wav", "wav24", "wav16", "flac", "ogg", "mp3")  # those of audio.py, which imports torch
-BF16_HELP = "compute matrix products in bfloat16, on devices that have it"
+DATA_HELP = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
+MODEL_HELP = "model folder, or last.ckpt of a training; repeat for several models"
 HOP_HELP = "seconds from one chunk to the next, less is better and slower; none means half a chunk"
 
 
@@ -24,15 +24,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bsrnn", description="Band-split RNN music source separation: train, separate, evaluate."
     )
-    device = {"help": "auto, cpu, cuda or cuda:1 (default: auto)"}
-    seed = {"type": int, "help": "of weights and samples; -1: random (default: 0)"}
-    parser.add_argument("--device", default="auto", **device)
-    parser.add_argument("--seed", default=0, **seed)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{train,infer,evaluate,info,demo-data}")
 
-    def command(name, function, text):
+    def anywhere(*names, default, **options):  # before the command or after it
+        options["help"] += f" (default: {default})"
+        parser.add_argument(*names, default=default, **options)
+        return lambda sub: sub.add_argument(*names, default=argparse.SUPPRESS, **options)
+
+    device = anywhere("--device", default="auto", help="auto, cpu, cuda or cuda:1")
+    seed = anywhere("--seed", default=0, type=int, help="of weights and samples; -1: random")
+
+    def command(name, function, text, *common):
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         sub.set_defaults(run=function)
+        for add in common:
+            add(sub)
 
         def add(*names, **options):
             if options.get("default") not in (None, [], argparse.SUPPRESS) and "action" not in options:
@@ -41,71 +47,61 @@ def build_parser() -> argparse.ArgumentParser:
 
         return add
 
-    add = command("train", train, "train a model for one or several sources, or transfer one to new sources")
-    for name, kind, text in (
-        ("--sample_rate", int, "of the model, in Hz (default: 44100)"),
-        ("--schema", str, "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-48-60: notes per octave, "
-         "number of edges (default: generic)"),
-        ("--chunk_size_in_seconds", float, "length of a training sample (default: 3)"),
-        ("--n_fft", int, "FFT size in samples; the hop is a quarter of it (default: 2048)"),
-        ("--feature_dim", int, "features per band, N (default: 128)"),
-        ("--hidden_dim", int, "of each BLSTM direction (default: twice feature_dim)"),
-        ("--num_blstm_layers", int, "pairs of BLSTMs, one along time and one along bands (default: 12)"),
-        ("--mlp_dim", int, "hidden units of the mask estimation (default: 512)"),
-    ):
-        # absent if not given: then it is what --config, --reduce_size or the defaults of Config say
-        add(name, type=kind, help=text, default=argparse.SUPPRESS, **({"dest": "chunk"} if "chunk" in name else {}))
-    add("--generic_bands", choices=("Y", "N"), default=argparse.SUPPRESS, help="the generic band schema (Y) or the "
-        "paper's V7 (N), where --schema names none (default: Y)")  # fmt: skip
-    add("--config", help="a model by name, such as paper-vocals, from which only what is given above differs; `bsrnn "
-        "info` lists them")  # fmt: skip
-    add("--reduce_size", action="store_true", help="the sizes of --config small, for the sources of the data")
-    add("--part", action="append", help="source to estimate; repeat for several (multi-task); none means all of "
-        "the data, or those of --config")  # fmt: skip
-    for setting in fields(TrainingConfig):
-        kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {"type": setting.type}
-        name = {"workers": "data_loader_workers"}.get(setting.name, setting.name)
-        add(f"--{name}", dest=setting.name, default=setting.default, help=setting.metadata["help"], **kind)
-    # before the command or after it
-    add("--device", default=argparse.SUPPRESS, **device)
-    add("--seed", default=argparse.SUPPRESS, **seed)
+    text = "train a model for one or several sources, or transfer one to new sources"
+    add = command("train", train, text, device, seed)
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
+    add(
+        "--name",
+        required=True,
+        help="of the run; it lies in runs/NAME, its model in runs/NAME/model; the same command again goes on where it "
+        "stopped",
+    )
+    text = "source to estimate; repeat for several (multi-task); none means all of the data, or those of --config"
+    add("--part", action="append", help=text)
+    text = "a model by name, such as paper-vocals, from which only what is given below differs; `bsrnn info` lists them"
+    add("--config", help=text)
+    add("--reduce_size", action="store_true", help="the sizes of --config small, for the sources of the data")
+    text = "the generic band schema (Y) or the paper's V7 (N), where --schema names none (default: Y)"
+    add("--generic_bands", choices=("Y", "N"), default=argparse.SUPPRESS, help=text)
+    for setting in fields(Config)[1:]:  # absent if not given: then it is what the model by name or Config says
+        _add_setting(add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} ({setting.default})")
+    for setting in fields(TrainingConfig):
+        _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
     add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
-    add("--name", required=True, help="of the run; it lies in runs/NAME, its model in runs/NAME/model; the same "
-        "command again goes on where it stopped")  # fmt: skip
 
-    add = command("infer", infer, "separate songs into their sources")
-    add("--checkpoint_fp", type=Path, action="append", required=True, help="model folder, or last.ckpt of a training; "
-        "repeat for several models")  # fmt: skip
-    add("--input", type=Path, nargs="+", required=True, help="songs, or folders of them: wav, flac, ogg, mp3, and "
-        "what else the ffmpeg program reads")  # fmt: skip
+    add = command("infer", infer, "separate songs into their sources", device)
+    add("--checkpoint_fp", type=Path, action="append", required=True, help=MODEL_HELP)
+    text = "songs, or folders of them: wav, flac, ogg, mp3, and what else the ffmpeg program reads"
+    add("--input", type=Path, nargs="+", required=True, help=text)
     add("--out", type=Path, required=True, help="folder that gets SONG/SOURCE.wav; what is there is replaced")
     add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
     add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
     add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
-    add("--loudness", choices=("rescale", "clamp"), default="rescale", help="where stems exceed what a format other "
-        "than wav can hold: bring all of a song down by one gain, or cut off what exceeds")  # fmt: skip
+    text = (
+        "where stems exceed what a format other than wav can hold: bring all of a song down by one gain, or cut off "
+        "what exceeds"
+    )
+    add("--loudness", choices=LOUDNESS, default="rescale", help=text)
     add("--hop", type=float, help=HOP_HELP)
     add("--skip-existing", action="store_true", help="leave out songs whose stems are all there, of whatever bit depth")
     add("--fp32", action="store_true", help="compute in float32 also where bfloat16 is faster")
-    add("--device", default=argparse.SUPPRESS, **device)
 
-    add = command("evaluate", evaluate, "score models, baselines and others on the songs of a split")
-    add("--checkpoint_fp", type=Path, action="append", default=[], help="model folder, or last.ckpt of a training; "
-        "repeat for several")  # fmt: skip
-    add("--estimates", type=Path, action="append", default=[], help="folder of what another program separated, as "
-        "TRACK/SOURCE.wav (or flac, ogg, mp3); repeat for several")  # fmt: skip
+    add = command("evaluate", evaluate, "score models, baselines and others on the songs of a split", device)
+    add("--checkpoint_fp", type=Path, action="append", default=[], help=MODEL_HELP)
+    text = "folder of what another program separated, as TRACK/SOURCE.wav (or flac, ogg, mp3); repeat for several"
+    add("--estimates", type=Path, action="append", default=[], help=text)
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
-    add("--split", choices=("train", "validation", "test"), default="test", help="which songs")
-    add("--out", type=Path, required=True, help="CSV file that gets one row per run, song, source and metric; the same "
-        "command again goes on where it stopped")  # fmt: skip
+    add("--split", choices=SPLITS, default="test", help="which songs")
+    text = (
+        "CSV file that gets one row per run, song, source and metric; the same command again goes on where it stopped"
+    )
+    add("--out", type=Path, required=True, help=text)
     add("--bsseval", action="store_true", help="also ISR, SIR and SAR, by museval: minutes per song and run")
     add("--museval", type=Path, help="folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation")
     add("--save-audio", type=Path, help="folder that gets the models' estimates as RUN/TRACK/SOURCE.wav")
     add("--hop", type=float, help=HOP_HELP)
-    add("--bf16", action="store_true", help=BF16_HELP)
-    add("--device", default=argparse.SUPPRESS, **device)
+    add("--bf16", action="store_true", help="compute matrix products in bfloat16, on devices that have it")
     add("--sample_rate", type=int, help="of the oracles, in Hz; none means that of the models, or 44100")
     add("--n_fft", type=int, help="of the oracles, in samples; none means that of the models, or 2048")
 
@@ -117,16 +113,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_setting(add, setting, **options) -> None:
+    """An option for a field of a settings class."""
+    kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {"type": setting.type}
+    add(f"--{setting.metadata['flag'] or setting.name}", dest=setting.name, **kind, **options)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; an error the user can mend is one line and exit code 2."""
     args = build_parser().parse_args(arguments)
-    if args.seed == -1 and "WORLD_SIZE" in os.environ:
-        print("bsrnn: several processes need the same --seed: give one", file=sys.stderr)
-        return EXIT_USER_ERROR
-    if args.seed == -1:
-        args.seed = random.randrange(2**31)
-        print(f"seed {args.seed}")
     try:
+        if args.seed == -1 and "WORLD_SIZE" in os.environ:
+            raise ValueError("several processes need the same --seed: give one")
+        if not -1 <= args.seed <= MOST_SEED:
+            raise ValueError(f"--seed must be at least 0 and at most {MOST_SEED}, or -1, not {args.seed}")
+        if args.seed == -1:
+            args.seed = random.randrange(MOST_SEED)
+            print(f"seed {args.seed}")
         with _told_out_of_memory():
             args.run(args)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
@@ -139,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @contextmanager
-def _told_out_of_memory(what: str = ""):
+def _told_out_of_memory(what: str = "") -> Iterator[None]:
     """Say in one line where memory does not suffice, and for what."""
     try:
         yield
@@ -148,54 +151,75 @@ def _told_out_of_memory(what: str = ""):
 
         if (device := short_of_memory(error)) is None:
             raise
-        raise MemoryError(f"{what}out of memory on {device}: end other programs that use it, choose another --device, "
-                          "or, to train, a smaller --batch_size or model") from None  # fmt: skip
+        remedy = (
+            "end other programs that use it, choose another --device, or, to train, a smaller --batch_size or model"
+        )
+        raise MemoryError(f"{what}out of memory on {device}: {remedy}") from None
+
+
+@contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Let a signal to end raise, so that nothing half written stays; by default it would end Python at once."""
+    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 # Commands import what they need: --help should not wait for torch.
 
 
 def train(args: argparse.Namespace) -> None:
-    from bsrnn import records, train
-    from bsrnn.configs import CONFIGS, named_config
-    from bsrnn.data import find_data, stem_mapping
-    from bsrnn.model import BSRNN, Config
-
-    if Path(args.name).name != args.name:
+    if not args.name or Path(args.name).name != args.name:
         raise ValueError(f"--name {args.name!r} must be a plain name, without folders")
-    folder = records.root() / "runs" / args.name
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")
-    given = {field.name: getattr(args, field.name) for field in fields(Config) if hasattr(args, field.name)}
+    given = {setting.name: getattr(args, setting.name) for setting in fields(Config) if hasattr(args, setting.name)}
     if hasattr(args, "generic_bands"):
         given.setdefault("schema", "generic" if args.generic_bands == "Y" else "v7")
     bases = {"--config": args.config, "--reduce_size": args.reduce_size, "--transfer": args.transfer}
     exclusive = [name for name, value in bases.items() if value] + [f"--{name}" for name in given if args.transfer]
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
-    dataset = find_data(args.musdbhq_location)
     named = named_config(args.config) if args.config else None
+    config = TrainingConfig(**{setting.name: getattr(args, setting.name) for setting in fields(TrainingConfig)})
+
+    from bsrnn import checkpoint, files, train
+    from bsrnn.data import find_data, stem_mapping
+    from bsrnn.devices import keep_memory
+    from bsrnn.model import BSRNN
+
+    keep_memory()
+    dataset = find_data(args.musdbhq_location)
     sources = tuple(args.part or (named.sources if named else stem_mapping(dataset)))
     train.seed_everything(args.seed)
     if args.transfer:
-        model = train.transfer(BSRNN.from_pretrained(args.checkpoint_fp), sources)
+        model = train.transfer(checkpoint.load(args.checkpoint_fp), sources)
     else:
         if "feature_dim" in given:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
         base = named or (CONFIGS["small"] if args.reduce_size else Config())
         model = BSRNN(replace(base, sources=sources, **given))
-    config = TrainingConfig(**{field.name: getattr(args, field.name) for field in fields(TrainingConfig)})
+    folder = files.root() / "runs" / args.name
     train.fit(model, dataset, config, folder, seed=args.seed, device=args.device)
     print(f"model: {folder / 'model'}")
 
 
 def infer(args: argparse.Namespace) -> None:
+    for path in (*args.checkpoint_fp, *args.input):
+        if not os.path.exists(path):  # which does not raise, as path.exists() may
+            raise FileNotFoundError(f"{path}: no such file or folder")
+
     from bsrnn.devices import keep_memory
     from bsrnn.separate import Separator, find_songs
 
     keep_memory()
-    separator = Separator.from_pretrained(*args.checkpoint_fp, sources=args.sources, hop=args.hop, device=args.device,
-                                          bf16=False if args.fp32 else None)  # fmt: skip
+    bf16 = False if args.fp32 else None
+    options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": bf16}
+    separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
     songs = find_songs(args.input, args.out)
     inputs = {song.resolve() for song in songs}
     for song, folder in songs.items():
@@ -210,8 +234,8 @@ def infer(args: argparse.Namespace) -> None:
             continue
         try:
             with _cleaning_up(), _told_out_of_memory(f"{song}: "):
-                written = separator.separate_file(song, folder, form=args.format, residual=args.residual,
-                                                  loudness=args.loudness, progress=True)  # fmt: skip
+                options = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
+                written = separator.separate_file(song, folder, progress=True, **options)
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
             # of this song; the others may be better
             failures.append(str(error))
@@ -220,50 +244,46 @@ def infer(args: argparse.Namespace) -> None:
             raise OSError("\n".join([*failures, str(error)])) from None
         if written.peak > 1 and args.format != "wav":
             what = f"all were scaled by {written.gain:.3f}" if written.gain < 1 else "what exceeds was cut off"
-            print(f"{song}: the stems peak at {written.peak:.2f}, full scale is 1: {what}; --format wav keeps them "
-                  "as they are", file=sys.stderr)  # fmt: skip
+            level = f"{song}: the stems peak at {written.peak:.2f}, full scale is 1"
+            print(f"{level}: {what}; --format wav keeps them as they are", file=sys.stderr)
         print(*written.files, sep="\n")
     if failures:
         raise ValueError("\n".join(failures))
 
 
-@contextmanager
-def _cleaning_up():
-    """Let a signal to end raise, so that nothing half written stays; by default it would end Python at once."""
-    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def evaluate(args: argparse.Namespace) -> None:
-    from bsrnn import data, evaluate, statistics
+    from bsrnn import data, evaluate
     from bsrnn.devices import keep_memory
 
     keep_memory()
     folder = data.find_data(args.musdbhq_location)
     tracks = data.find_tracks(folder, args.split)
-    runs = evaluate.find_runs(args.checkpoint_fp, args.estimates, tracks, sample_rate=args.sample_rate,
-                              n_fft=args.n_fft, hop=args.hop, device=args.device, bf16=args.bf16)  # fmt: skip
+    oracles = {"sample_rate": args.sample_rate, "n_fft": args.n_fft}
+    models = {"hop": args.hop, "device": args.device, "bf16": args.bf16}
+    estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
     with _cleaning_up():
-        table = evaluate.score(runs, tracks, split=args.split, data=data.fingerprint(folder), out=args.out,
-                               with_bsseval=args.bsseval, museval_folder=args.museval,
-                               audio_folder=args.save_audio)  # fmt: skip
-    print(statistics.summary(table).to_string(index=False, float_format="%.2f"))
+        rows = evaluate.score(
+            estimators,
+            tracks,
+            split=args.split,
+            data=data.fingerprint(folder),
+            out=args.out,
+            with_bsseval=args.bsseval,
+            museval_folder=args.museval,
+            audio_folder=args.save_audio,
+        )
+    print(evaluate.means(rows))
 
 
 def info(args: argparse.Namespace) -> None:
-    from bsrnn import configs
-    from bsrnn.model import Config
-
     if args.model is None:
-        print("\n".join(configs.CONFIGS))
+        print("\n".join(CONFIGS))
+    elif os.path.exists(args.model):
+        from bsrnn.checkpoint import load_config
+
+        print(describe(load_config(args.model)))
     else:
-        there = os.path.exists(args.model)
-        print(configs.describe(Config.load(args.model) if there else configs.named_config(args.model)))
+        print(describe(named_config(args.model)))
 
 
 def demo_data(args: argparse.Namespace) -> None:

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
-from bsrnn import audio, demo, records
-from bsrnn.settings import TrainingConfig
+from bsrnn import audio, demo, files
+from bsrnn.config import SPLITS, TrainingConfig
 
 STEMS = ("drums", "bass", "other", "vocals")  # the sources, where no stems.yaml names others
 MAPPING, VALIDATION = "stems.yaml", "validation.txt"
@@ -36,7 +36,6 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # of stem files
 STEM_FILE = ".stem.mp4"
 OGG_LEAD = 16_384  # samples
 STREAM_SLACK = 4_096  # samples that may lack at the end of a stream, whose length is known by its rounded duration
-SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 6  # without a list of its own, every sixth training song validates; our choice
 
 # Source activity detection, Luo & Yu, section IV-A1
@@ -120,7 +119,7 @@ class Track:
 def find_data(data: str | Path) -> Path:
     """The folder of a data set; "demo" is the generated one, which is made on first use."""
     if str(data) == "demo":
-        folder = records.root() / "runs" / "demo-data"
+        folder = files.root() / "runs" / "demo-data"
         demo.generate(folder)
         return folder
     folder = Path(data)

@@ -1,11 +1,11 @@
-"""Estimates of the songs of a split against their sources, as a tidy table of scores."""
+"""Estimates of the songs of a split against their sources, as rows of scores."""
 
-import hashlib
+import csv
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -14,58 +14,256 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import soundfile
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bsrnn import audio, bsseval, records
+from bsrnn import audio, checkpoint, files
+from bsrnn.config import Config
 from bsrnn.data import SUFFIXES, AudioFile, Track, check_sources
 from bsrnn.metrics import csdr_frames, median, si_sdr, silent, usdr
-from bsrnn.model import BSRNN, Config
+from bsrnn.model import BSRNN
 from bsrnn.separate import Separator
 from bsrnn.spectral import istft, stft
 
+COLUMNS = ("run", "split", "track", "source", "metric", "value")  # of a row of scores
 METRICS = ("uSDR", "cSDR", "SI-SDR")
+BSSEVAL = ("ISR", "SIR", "SAR")  # beside SDR
 
 
 @dataclass(frozen=True)
-class Run:
-    """What estimates sources of songs, and what the table says of it."""
+class Estimator:
+    """What estimates sources of songs."""
 
     name: str
     sources: tuple[str, ...]
     estimate: Callable[[Track, Mapping[str, Tensor]], Tensor]  # a song's "mixture" and sources, (C, L), to (S, C, L)
-    columns: Mapping[str, str | int]  # experiment, schema, base_source and seed
     settings: Mapping[str, object] = field(default_factory=dict)  # what its scores depend on, beside the songs
     is_model: bool = False  # whose audio may be kept
 
 
-def evaluate(
-    model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "", experiment: str = "", base_source: str = "",
-    seed: int = 0, hop: float | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Separate every song and score every source the model knows.
+def measure(references: Tensor, estimates: Tensor, sample_rate: int) -> dict[str, Tensor]:
+    """How close estimates are to their sources.
+
+    Args:
+        references, estimates: (S, C, L).
+        sample_rate: in Hz.
+
+    Returns:
+        each of `METRICS` to (S,) in dB; NaN where the source is silent.
+    """
+    frames = csdr_frames(references, estimates, sample_rate)
+    values = (usdr(references, estimates), median(frames), si_sdr(references, estimates))
+    return dict(zip(METRICS, values, strict=True))
+
+
+def evaluate(model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "") -> list[dict]:
+    """Separate every song and score every source that the model knows.
 
     Args:
         model: to be scored.
         tracks: the songs.
-        split: what the songs are, for the table.
-        run, experiment, base_source, seed: what the model is, for the table.
-        hop: between the starts of chunks, in seconds; None is half a chunk.
+        split: what the songs are, for the rows.
+        run: what the model is, for the rows.
 
     Returns:
         see `score`.
     """
-    separator = Separator([model.eval()], hop=hop)
-    return score([_of_separator(separator, run, experiment, base_source, seed)], tracks, split=split)
+    return score([_of_separator(Separator([model.eval()]), run)], tracks, split=split)
 
 
-def find_runs(
-    checkpoints: Sequence[Path], folders: Sequence[Path], tracks: Sequence[Track], *, sample_rate: int | None = None,
-    n_fft: int | None = None, **options,
-) -> list[Run]:  # fmt: skip
+def score(
+    estimators: Sequence[Estimator],
+    tracks: Sequence[Track],
+    *,
+    split: str,
+    data: str = "",
+    out: Path | None = None,
+    with_bsseval: bool = False,
+    museval_folder: Path | None = None,
+    audio_folder: Path | None = None,
+) -> list[dict]:
+    """Score every estimator on every song.
+
+    Args:
+        estimators: models and others, of different names.
+        tracks: the songs.
+        split: what the songs are, for the rows.
+        data: fingerprint of the songs.
+        out: CSV file that gets the rows after every song, see `ScoreTable`. What it holds already is not scored again.
+        with_bsseval: also ISR, SIR and SAR, by museval, which takes minutes per song.
+        museval_folder: gets <run>/<split>/<track>.json, which museval aggregates.
+        audio_folder: gets <run>/<track>/<source>.wav of the models.
+
+    Returns:
+        a row of `COLUMNS` per estimator, track, source and metric: uSDR, cSDR and SI-SDR in dB, and medians over
+        frames of ISR, SIR and SAR; NaN where the source is silent.
+
+    Raises:
+        ValueError: an estimator does not fit the songs, its estimate is not finite, or `out` holds scores of other
+            settings.
+        OSError: a file cannot be written.
+    """
+    for estimator in estimators:
+        check_sources(estimator.sources, tracks)
+    if (with_bsseval or museval_folder) and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        raise ValueError("museval takes the ffmpeg program, which is not installed")
+    common = {"data": data, "split": split, "code": version("bsrnn")}
+    settings = {estimator.name: common | dict(estimator.settings) for estimator in estimators}
+    table = ScoreTable(settings, [track.name for track in tracks], out)
+    metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
+
+    def kept(estimator, track):  # the files that are wanted beside the rows
+        found = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
+        if audio_folder and estimator.is_model:
+            found += [audio_folder / estimator.name / track.name / f"{source}.wav" for source in estimator.sources]
+        return found
+
+    todo = [
+        (track, estimator)
+        for track in tracks
+        for estimator in estimators
+        if not table.holds(estimator.name, track.name, metrics)
+        or not all(file.is_file() for file in kept(estimator, track))
+    ]
+    if done := len(tracks) * len(estimators) - len(todo):
+        print(f"{out}: {done} of {done + len(todo)} were scored before", flush=True)
+    with tqdm(total=len(todo), unit="song", delay=2, disable=None) as bar:
+        for estimator, track, references, estimates in _estimates(todo, bar):
+            values = measure(references, estimates, track.sample_rate)
+            if audio_folder and estimator.is_model:
+                _write_audio(audio_folder / estimator.name / track.name, track, estimator.sources, estimates)
+            if with_bsseval or museval_folder:
+                frames = csdr_frames(references, estimates, track.sample_rate)
+                ratios = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else None
+                if with_bsseval:
+                    values |= dict(zip(BSSEVAL, median(ratios), strict=True))
+                if museval_folder:
+                    (file, *_) = kept(estimator, track)
+                    _write_museval(file, track, estimator.sources, frames, ratios)
+            keys = {"run": estimator.name, "split": split, "track": track.name}
+            table.add(
+                keys | {"source": source, "metric": metric, "value": float(value)}
+                for metric, each in values.items()
+                for source, value in zip(estimator.sources, each, strict=True)
+            )
+            bar.update()
+    return table.rows()
+
+
+def _estimates(todo: Sequence[tuple[Track, Estimator]], bar: tqdm) -> Iterator[tuple[Estimator, Track, Tensor, Tensor]]:
+    """Each estimator and track with its references and estimates (S, C, L); songs are read once."""
+    for track, pairs in groupby(todo, itemgetter(0)):
+        song = {name: track.read(name) for name in ("mixture", *track.sources)}
+        for _, estimator in pairs:
+            bar.set_description(f"evaluating {estimator.name}", refresh=False)  # which would show it before its time
+            estimates = estimator.estimate(track, song)
+            if not estimates.isfinite().all():
+                raise ValueError(f"{estimator.name}: its estimate of {track.name} is not finite")
+            yield estimator, track, torch.stack([song[source] for source in estimator.sources]), estimates
+
+
+def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
+    """ISR, SIR and SAR by museval of every frame of a second, (3, S, frames) in dB, of sources (S, C, L); NaN for
+    silent ones, which museval refuses."""
+    import museval
+
+    heard = ~(silent(references) | silent(estimates))
+    frames = max(1, references.shape[-1] // sample_rate)
+    ratios = torch.full((len(BSSEVAL), len(references), frames), torch.nan, dtype=torch.double)
+    if heard.any():
+        pair = (signals[heard].transpose(1, 2).double().numpy() for signals in (references, estimates))
+        ratios[:, heard] = torch.from_numpy(np.stack(museval.evaluate(*pair, sample_rate, sample_rate)[1:]))
+    return ratios
+
+
+def means(rows: Sequence[Mapping]) -> str:
+    """Means over tracks, NaN left out, as a table in text: a line per run and source, a column per metric in dB."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    values = defaultdict(list)
+    for row in rows:
+        values[row["run"], row["source"], row["metric"]].append(row["value"])
+    lines = [["run", "source", *metrics]]
+    for run, source in dict.fromkeys((row["run"], row["source"]) for row in rows):
+        known = (torch.tensor(values[run, source, metric]).nanmean() for metric in metrics)
+        lines.append([run, source, *(f"{value:.2f}" for value in known)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(" ".join(map(str.rjust, line, widths)) for line in lines)
+
+
+class ScoreTable:
+    """Rows of scores by run and track. With a file, they are those of the file as well, which is written whole each
+    time, and a .settings.json beside it says what they depend on.
+
+    Args:
+        settings: what the scores of each run depend on.
+        tracks: names of the songs, in order.
+        file: a CSV file, or None.
+
+    Raises:
+        ValueError: the file holds scores of other settings, or of unknown ones.
+    """
+
+    def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
+        self.file, self.parts = file, {}
+        self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
+        if file is None:
+            return
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder, not a file")
+        note, before = file.with_suffix(".settings.json"), {}
+        if file.exists():
+            try:
+                before = json.loads(note.read_text())
+                for row in read_rows(file):
+                    self.parts.setdefault((row["run"], row["track"]), []).append(row)
+            except (OSError, ValueError, KeyError):
+                raise ValueError(
+                    f"{file} is there, but not as a table of scores with {note.name} beside it: remove it "
+                    "or choose another file"
+                ) from None
+        for run in settings.keys() & before.keys():
+            files.check_same(before[run], settings[run], f"{file} holds scores of {run}", "choose another file")
+        files.save_json(note, before | dict(settings))
+
+    def holds(self, run: str, track: str, metrics: Sequence[str]) -> bool:
+        """Whether a song has all of these metrics."""
+        return set(metrics) <= {row["metric"] for row in self.parts.get((run, track), ())}
+
+    def add(self, rows: Iterator[Mapping]) -> None:
+        """Take the rows of one run and track in place of those it has."""
+        rows = list(rows)
+        self.parts[rows[0]["run"], rows[0]["track"]] = rows
+        if self.file:
+            files.save_rows(self.file, self.rows())
+
+    def rows(self) -> list[dict]:
+        """All rows: those of other runs, then in the order of runs and tracks."""
+        keys = sorted(self.parts, key=lambda key: self.ranks.get(key, -1))
+        return [row for key in keys for row in self.parts[key]]
+
+
+def read_rows(file: Path) -> list[dict]:
+    """The rows of scores in a CSV file.
+
+    Raises:
+        ValueError, KeyError: it holds something else.
+    """
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    return [{name: row[name] for name in COLUMNS} | {"value": float(row["value"] or "nan")} for row in rows]
+
+
+def find_estimators(
+    checkpoints: Sequence[Path],
+    folders: Sequence[Path],
+    tracks: Sequence[Track],
+    *,
+    sample_rate: int | None = None,
+    n_fft: int | None = None,
+    **options,
+) -> list[Estimator]:
     """Models, estimates in folders, and the baselines of all of them.
 
     Args:
@@ -78,47 +276,39 @@ def find_runs(
     Raises:
         FileNotFoundError, ValueError: something cannot be used, one line per problem.
     """
-    runs, configs = [], []
+    found, configs = [], []
     for path in checkpoints:
         separator, place = Separator.from_pretrained(path, **options), Path(os.path.abspath(path))
-        while place.name in ("model", "model.safetensors", "config.json", "last.ckpt"):
+        while place.name in ("model", checkpoint.WEIGHTS, checkpoint.CONFIG, "last.ckpt"):
             place = place.parent
-        runs.append(_of_separator(separator, place.name, place.name))
+        found.append(_of_separator(separator, place.name))
         configs += [model.config for model in separator.models]
-    runs += [of_folder(folder, tracks) for folder in folders]
+    found += [of_folder(folder, tracks) for folder in folders]
     oracle = {"sample_rate": sample_rate, "n_fft": n_fft}
     for name, default in (("sample_rate", 44_100), ("n_fft", 2048)):
         values = {getattr(config, name) for config in configs} or {default}
         if oracle[name] is None and len(values) > 1:
             raise ValueError(f"the models differ in {name}: give the oracles' --{name}")
         oracle[name] = values.pop() if oracle[name] is None else oracle[name]
-    runs += baseline_runs(tracks[0].sources, **oracle)
-    names = [run.name for run in runs]
+    found += baselines(tracks[0].sources, **oracle)
+    names = [estimator.name for estimator in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two runs would have the name {twice[0]}: rename the folder of one")
-    return runs
+    return found
 
 
-def _of_separator(separator: Separator, name: str, experiment: str, base_source: str = "", seed: int = 0) -> Run:
+def _of_separator(separator: Separator, name: str) -> Estimator:
     (model,) = separator.models
-    weights = [repr(model.config).encode()]
-    weights += [part for key, tensor in model.state_dict().items() for part in (key.encode(), tensor.cpu().numpy())]
-    return Run(
-        name, separator.sources,
+    return Estimator(
+        name,
+        separator.sources,
         lambda track, song: torch.stack(list(separator(song["mixture"], track.sample_rate).values())),
-        {"experiment": experiment, "schema": model.config.schema, "base_source": base_source, "seed": seed},
-        {"weights": _digest(weights), "hop": separator.hop, "bf16": separator.bf16}, is_model=True,
-    )  # fmt: skip
+        {"weights": checkpoint.digest(model), "hop": separator.hop, "bf16": separator.bf16},
+        is_model=True,
+    )
 
 
-def _digest(parts: Iterable[bytes | np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:12]
-
-
-def of_folder(folder: Path, tracks: Sequence[Track]) -> Run:
+def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `data.SUFFIXES`.
 
     Sources of which no track has an estimate are not scored.
@@ -129,35 +319,30 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Run:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; it should hold estimates as TRACK/SOURCE.wav")
-    known, files, problems = tracks[0].sources, {}, []
+    known, found, problems = tracks[0].sources, {}, []
     for track in tracks:
         place = folder / track.name
-        found = sorted(place.iterdir()) if place.is_dir() else []
-        files[track.name] = {file.stem: file for file in found if file.suffix.lower() in SUFFIXES}
-    sources = tuple(source for source in known if any(source in stems for stems in files.values()))
+        there = sorted(place.iterdir()) if place.is_dir() else []
+        found[track.name] = {file.stem: file for file in there if file.suffix.lower() in SUFFIXES}
+    sources = tuple(source for source in known if any(source in stems for stems in found.values()))
     if not sources:
         raise ValueError(f"{folder}: holds no estimates; expected {tracks[0].name}/{known[0]}.wav and so on")
     for track in tracks:
         for source in sources:
-            if file := files[track.name].get(source):
+            if file := found[track.name].get(source):
                 problems += _mismatches(file, track)
             else:
                 problems.append(f"{folder / track.name}: has no estimate of {source}")
     if problems:
         raise ValueError("\n".join(problems))
-    states = [(file, file.stat()) for stems in files.values() for source, file in stems.items() if source in sources]
-    return Run(
-        folder.absolute().name, sources,
-        lambda track, _: torch.stack([AudioFile(files[track.name][source]).read(0, track.length, track.sample_rate)
-                                      for source in sources]),
-        {"experiment": folder.absolute().name, "schema": "", "base_source": "", "seed": 0},
-        {"files": _digest(f"{file.relative_to(folder).as_posix()} {state.st_size} {state.st_mtime_ns}\n".encode()
-                          for file, state in states)},
-    )  # fmt: skip
 
+    def read(track: Track, _: Mapping[str, Tensor]) -> Tensor:
+        stems = [AudioFile(found[track.name][source]) for source in sources]
+        return torch.stack([stem.read(0, track.length, track.sample_rate) for stem in stems])
 
-def _kind(channels: int) -> str:
-    return {1: "mono", 2: "stereo"}.get(channels, f"of {channels} channels")
+    used = [file for stems in found.values() for source, file in stems.items() if source in sources]
+    states = {file.relative_to(folder).as_posix(): [file.stat().st_size, file.stat().st_mtime_ns] for file in used}
+    return Estimator(folder.absolute().name, sources, read, {"files": states})
 
 
 def _mismatches(file: Path, track: Track) -> list[str]:
@@ -169,7 +354,7 @@ def _mismatches(file: Path, track: Track) -> list[str]:
         return [f"{file}: has a sample rate of {info.samplerate} Hz, not {track.sample_rate} as its song: resample it"]
     problems, excess = [], info.frames - track.length
     if info.channels != track.channels:
-        problems.append(f"{file}: is {_kind(info.channels)}, its song {_kind(track.channels)}: convert it")
+        problems.append(f"{file}: has {info.channels} channels, its song {track.channels}: convert it")
     if excess:
         what, cure = ("longer", "cut") if excess > 0 else ("shorter", "pad")
         count = f"{abs(excess)} sample{'s' * (abs(excess) > 1)}"
@@ -177,7 +362,7 @@ def _mismatches(file: Path, track: Track) -> list[str]:
     return problems
 
 
-def baseline_runs(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Run]:
+def baselines(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Estimator]:
     """What needs no model: the mixture and silence as estimates, and two oracles, which know the sources.
 
     "IRM" multiplies the mixture's STFT by the ideal ratio mask: each source's share in the sum of all magnitudes, as
@@ -189,13 +374,12 @@ def baseline_runs(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> lis
         sample_rate, n_fft: of the oracles, in Hz and samples.
     """
     Config(sources, sample_rate=sample_rate, n_fft=n_fft)  # refuses what no model can have
-    columns = {"experiment": "baseline", "schema": "", "base_source": "", "seed": 0}
     settings = {"sample_rate": sample_rate, "n_fft": n_fft}
     return [
-        Run("mixture", sources, lambda _, song: song["mixture"].expand(len(sources), -1, -1), columns),
-        Run("silence", sources, lambda _, song: torch.zeros(len(sources), *song["mixture"].shape), columns),
-        Run("IRM", sources, partial(_masked, _ratio_mask, **settings), columns, settings),
-        Run("STFT", sources, partial(_masked, _complex_mask, **settings), columns, settings),
+        Estimator("mixture", sources, lambda _, song: song["mixture"].expand(len(sources), -1, -1)),
+        Estimator("silence", sources, lambda _, song: torch.zeros(len(sources), *song["mixture"].shape)),
+        Estimator("IRM", sources, partial(_masked, _ratio_mask, **settings), settings),
+        Estimator("STFT", sources, partial(_masked, _complex_mask, **settings), settings),
     ]
 
 
@@ -209,171 +393,31 @@ def _complex_mask(mixture: Tensor, stems: Tensor) -> Tensor:
 
 
 def _masked(mask: Callable, track: Track, song: Mapping[str, Tensor], sample_rate: int, n_fft: int) -> Tensor:
-    """All sources (S, C, L) by `mask`: STFT of a mixture (F, T) and its stems (S, F, T) to those of estimates."""
-    signals = torch.stack(list(song.values())).transpose(0, 1)  # (C, 1 + S, L), the mixture first
-    resampled = audio.resample(signals.flatten(0, 1), track.sample_rate, sample_rate).unflatten(0, signals.shape[:2])
-    length, estimates = resampled.shape[-1], []
-    for channel in resampled:
-        spectra = stft(channel, n_fft)
-        estimates.append(istft(mask(spectra[0], spectra[1:]), n_fft, length))
-    back = audio.resample(torch.cat(estimates), sample_rate, track.sample_rate)[:, : track.length]
+    """All sources (S, C, L) by `mask`: STFT of a mixture (C, F, T) and its stems (S, C, F, T) to those of estimates."""
+    signals = torch.stack(list(song.values()))  # (1 + S, C, L), the mixture first
+    resampled = audio.resample(signals.flatten(0, 1), track.sample_rate, sample_rate)
+    spectra = stft(resampled, n_fft).unflatten(0, signals.shape[:2])
+    estimates = istft(mask(spectra[0], spectra[1:]), n_fft, resampled.shape[-1])
+    back = audio.resample(estimates.flatten(0, 1), sample_rate, track.sample_rate)[:, : track.length]
     back = torch.nn.functional.pad(back, (0, track.length - back.shape[-1]))
-    return back.unflatten(0, (len(signals), -1)).transpose(0, 1)
-
-
-def score(
-    runs: Sequence[Run], tracks: Sequence[Track], *, split: str, data: str = "", out: Path | None = None,
-    with_bsseval: bool = False, museval_folder: Path | None = None, audio_folder: Path | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Score every run on every song.
-
-    Args:
-        runs: models and others, of different names.
-        tracks: the songs.
-        split: what the songs are, for the table.
-        data: fingerprint of the songs.
-        out: CSV file that gets the table after every song, see `Table`. What it holds already is not scored again.
-        with_bsseval: also ISR, SIR and SAR, by museval in processes beside the separation of the next songs.
-        museval_folder: gets <run>/<split>/<track>.json, which museval aggregates.
-        audio_folder: gets <run>/<track>/<source>.wav of the models.
-
-    Returns:
-        the table: one row per run, track, source and metric: uSDR, cSDR and SI-SDR in dB, and medians over frames of
-        ISR, SIR and SAR; NaN where the source is silent.
-
-    Raises:
-        ValueError: a run does not fit the songs, its estimate is not finite, or `out` holds scores of other settings.
-        OSError: a file cannot be written, or a process of museval was ended.
-    """
-    for run in runs:
-        check_sources(run.sources, tracks)
-    if with_bsseval or museval_folder:
-        bsseval.check()
-    common = {"data": data, "split": split, "code": version("bsrnn")}
-    table = Table({run.name: common | run.settings for run in runs}, [track.name for track in tracks], out)
-    metrics = (*METRICS, *bsseval.METRICS) if with_bsseval else METRICS
-
-    def is_done(run, track):
-        files = [museval_folder / run.name / split / f"{track.name}.json"] if museval_folder else []
-        if audio_folder and run.is_model:
-            files += [audio_folder / run.name / track.name / f"{source}.wav" for source in run.sources]
-        return table.holds(run.name, track.name, metrics) and all(file.is_file() for file in files)
-
-    def finish(run, track, values, frames, heard, future):
-        ratios = np.full((len(bsseval.METRICS), *frames.shape), np.nan)
-        if future:
-            ratios[:, heard] = future.result()
-        if with_bsseval:
-            values |= dict(zip(bsseval.METRICS, median(torch.from_numpy(ratios)), strict=True))
-        if museval_folder:
-            file = museval_folder / run.name / split / f"{track.name}.json"
-            _write_museval(file, track, dict(zip(run.sources, np.stack([frames, *ratios], 1), strict=True)))
-        table.add(run.name, track.name, pd.DataFrame(
-            {"source": source, "track": track.name, "metric": metric, "value": float(value)}
-            for metric, each in values.items() for source, value in zip(run.sources, each, strict=True)
-        ).assign(run=run.name, split=split, **run.columns)[list(records.SCORE_COLUMNS)])  # fmt: skip
-        bar.update()
-
-    todo = [(track, run) for track in tracks for run in runs if not is_done(run, track)]
-    if done := len(tracks) * len(runs) - len(todo):
-        print(f"{out}: {done} of {done + len(todo)} were scored before", flush=True)
-    waiting = deque()  # for museval
-    with (bsseval.processes() if with_bsseval else nullcontext() as pool,
-          tqdm(total=len(todo), unit="song", delay=2, disable=None) as bar):  # fmt: skip
-        for run, track, references, estimates in _estimates(todo, bar):
-            if audio_folder and run.is_model:
-                _write_audio(audio_folder / run.name / track.name, track, run.sources, estimates)
-            frames = csdr_frames(references, estimates, track.sample_rate)
-            values = {"uSDR": usdr(references, estimates), "cSDR": median(frames),
-                      "SI-SDR": si_sdr(references, estimates)}  # fmt: skip
-            heard, future = ~(silent(references) | silent(estimates)), None  # museval refuses what is silent
-            if with_bsseval and heard.any():
-                pair = (signals[heard].numpy() for signals in (references, estimates))
-                future = pool.submit(bsseval.ratios, *pair, track.sample_rate)
-            waiting.append((run, track, values, frames, heard, future))
-            while waiting and (len(waiting) > bsseval.PROCESSES or not waiting[0][-1] or waiting[0][-1].done()):
-                finish(*waiting.popleft())
-        while waiting:
-            finish(*waiting.popleft())
-    return table.whole()
-
-
-def _estimates(todo: Sequence[tuple[Track, Run]], bar: tqdm) -> Iterator[tuple[Run, Track, Tensor, Tensor]]:
-    """Each run and track with its references and estimates (S, C, L); songs are read once."""
-    for track, pairs in groupby(todo, itemgetter(0)):
-        song = {name: track.read(name) for name in ("mixture", *track.sources)}
-        for _, run in pairs:
-            bar.set_description(f"evaluating {run.name}", refresh=False)  # which would show it before its time
-            estimates = run.estimate(track, song)
-            if not estimates.isfinite().all():
-                raise ValueError(f"{run.name}: its estimate of {track.name} is not finite")
-            yield run, track, torch.stack([song[source] for source in run.sources]), estimates
-
-
-class Table:
-    """Score rows by run and track. With a file, they are those of the file as well, which is written whole each time,
-    and a .settings.json beside it says what they depend on.
-
-    Args:
-        settings: what the scores of each run depend on.
-        tracks: names of the songs, in order.
-        file: a CSV file, or None.
-
-    Raises:
-        ValueError: the file holds scores of other settings, or of unknown ones.
-    """
-
-    def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
-        self.file, self.rows = file, {}
-        self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
-        if file is None:
-            return
-        if file.is_dir():
-            raise IsADirectoryError(f"{file} is a folder, not a file")
-        note, before = file.with_suffix(".settings.json"), {}
-        if file.exists():
-            try:
-                before = json.loads(note.read_text())
-                self.rows = dict(iter(records.read_scores(file).groupby(["run", "track"], sort=False)))
-            except (OSError, ValueError, KeyError):
-                raise ValueError(f"{file} is there, but not as a table of scores with {note.name} beside it: remove it "
-                                 "or choose another file") from None  # fmt: skip
-        for run in sorted(settings.keys() & before.keys()):
-            for name in sorted(settings[run].keys() | before[run].keys()):
-                old, new = before[run].get(name), settings[run].get(name)
-                if old != new:
-                    raise ValueError(f"{file} holds scores of {run} with another {name} ({old}, now {new}): remove it "
-                                     "or choose another file")  # fmt: skip
-        records.save_json(note, before | settings)
-
-    def holds(self, run: str, track: str, metrics: Sequence[str]) -> bool:
-        """Whether a song has all of these metrics."""
-        return (run, track) in self.rows and set(metrics) <= set(self.rows[run, track]["metric"])
-
-    def add(self, run: str, track: str, rows: pd.DataFrame) -> None:
-        self.rows[run, track] = rows
-        if self.file:
-            records.save_table(self.file, self.whole())
-
-    def whole(self) -> pd.DataFrame:
-        """All rows: those of other runs, then in the order of runs and tracks."""
-        keys = sorted(self.rows, key=lambda key: self.ranks.get(key, -1))
-        return pd.concat([self.rows[key] for key in keys], ignore_index=True)
+    return back.unflatten(0, estimates.shape[:2])
 
 
 def _write_audio(folder: Path, track: Track, sources: Sequence[str], estimates: Tensor) -> None:
-    with records.written_together(folder) as partial:
+    with files.written_together(folder) as partial:
         for source, stem in zip(sources, estimates, strict=True):
             file = partial / f"{source}.wav"
             audio.write(file, [stem], audio.Recording(file, track.sample_rate, track.channels, track.length))
 
 
-def _write_museval(file: Path, track: Track, frames: Mapping[str, np.ndarray]) -> None:
-    """A track's scores as museval writes them: source -> (SDR, ISR, SIR and SAR, frames)."""
+def _write_museval(file: Path, track: Track, sources: Sequence[str], frames: Tensor, ratios: Tensor | None) -> None:
+    """A track's scores as museval writes them: SDR (S, frames), and ISR, SIR and SAR (3, S, frames) where known."""
     import museval
 
     store = museval.TrackStore(track.name)
-    for source, ratios in frames.items():
-        store.add_target(source, dict(zip(("SDR", *bsseval.METRICS), ratios.tolist(), strict=True)))
-    with records.written_whole(file) as partial:
+    others = torch.full((len(BSSEVAL), *frames.shape), torch.nan) if ratios is None else ratios
+    for index, source in enumerate(sources):
+        values = [frames[index].tolist(), *others[:, index].tolist()]
+        store.add_target(source, dict(zip(("SDR", *BSSEVAL), values, strict=True)))
+    with files.written_whole(file) as partial:
         store.save(partial)

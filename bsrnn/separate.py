@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bsrnn import audio
+from bsrnn import audio, checkpoint
+from bsrnn.config import FORMATS, LOUDNESS
 from bsrnn.devices import autocast, by_item, has_bf16, torch_device
+from bsrnn.files import written_together
 from bsrnn.model import BSRNN
-from bsrnn.records import written_together
 from bsrnn.spectral import istft, stft
 
 BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
-LOUDNESS = ("rescale", "clamp")
 RESIDUAL = "residual"
 MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 AUDIO_SUFFIXES = frozenset(
@@ -56,7 +56,7 @@ class Separator:
         cls, *checkpoints: str | os.PathLike, sources: Sequence[str] | None = None, hop: float | None = None,
         device: str = "auto", bf16: bool | None = None,
     ) -> "Separator":  # fmt: skip
-        """Load models from folders or checkpoint files, see `BSRNN.from_pretrained`.
+        """Load models from folders or checkpoint files, see `checkpoint.load`.
 
         Args:
             checkpoints: at least one.
@@ -69,7 +69,7 @@ class Separator:
             FileNotFoundError, ValueError: a model cannot be loaded, or none estimates one of the sources.
         """
         target = torch_device(device)
-        models = [BSRNN.from_pretrained(checkpoint) for checkpoint in checkpoints]
+        models = [checkpoint.load(path) for path in checkpoints]
         if not models or (sources is not None and not sources):
             raise ValueError("at least one model and one source are needed")
         if sources is not None:
@@ -122,7 +122,7 @@ class Separator:
         Args:
             song: audio file, see `audio.Recording`. Channels, as many as there are, are separated one by one.
             folder: made if missing.
-            form: of the files, one of `audio.FORMATS`.
+            form: of the files, one of `config.FORMATS`.
             residual: also write what is left of the song after all estimated sources.
             loudness: where stems exceed full scale and the format cannot hold that: "rescale" them all by one gain, so
                 that they still sum to the song but for that, or "clamp" what exceeds.
@@ -132,9 +132,9 @@ class Separator:
             FileNotFoundError, ValueError: the song cannot be used, or the format does not hold it.
             OSError: the files cannot be written.
         """
-        if form not in audio.FORMATS or loudness not in LOUDNESS:
+        if form not in FORMATS or loudness not in LOUDNESS:
             raise ValueError(f"unknown format {form!r} or loudness {loudness!r}: choose from "
-                             f"{', '.join(audio.FORMATS)} and {', '.join(LOUDNESS)}")  # fmt: skip
+                             f"{', '.join(FORMATS)} and {', '.join(LOUDNESS)}")  # fmt: skip
         recording = audio.Recording.open(song)
         targets = self.targets(folder, form, residual)
         if recording.path.resolve() in {target.resolve() for target in targets.values()}:
@@ -166,7 +166,7 @@ class Separator:
         if residual and RESIDUAL in self.sources:
             raise ValueError(f"{RESIDUAL} is a source of a model: it cannot be both")
         names = [*self.sources, RESIDUAL] if residual else self.sources
-        return {name: Path(folder, name + audio.FORMATS[form][0]) for name in names}
+        return {name: Path(folder, name + FORMATS[form][0]) for name in names}
 
     def _write(self, model, recording, levels, files, progress) -> float:
         """Write a model's estimates to their files, block by block; returns their peak."""

@@ -1,14 +1,21 @@
 """Between waveforms and spectrograms."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
+from torchaudio.transforms import InverseSpectrogram, Spectrogram
 
-OVERLAP = 4  # windows over each sample: hop = n_fft / 4 (Luo & Yu, section IV-A4: 2048 and 512)
+from bsrnn.config import OVERLAP
 
 
-def num_frames(length: int, n_fft: int) -> int:
-    """The frames T that `stft` makes of `length` samples."""
-    return length // (n_fft // OVERLAP) + 1
+@cache
+def _transforms(n_fft: int, device: torch.device) -> tuple[Spectrogram, InverseSpectrogram]:
+    """Both ways, with torchaudio's default window, a periodic Hann window of `n_fft` samples."""
+    with torch.inference_mode(False):  # a window that was made in inference could not serve training
+        # constant padding takes any length; reflection would need more than n_fft / 2 samples
+        forward = Spectrogram(n_fft, hop_length=n_fft // OVERLAP, power=None, pad_mode="constant")
+        return forward.to(device), InverseSpectrogram(n_fft, hop_length=n_fft // OVERLAP).to(device)
 
 
 def stft(waveform: Tensor, n_fft: int) -> Tensor:
@@ -19,21 +26,14 @@ def stft(waveform: Tensor, n_fft: int) -> Tensor:
         n_fft: FFT size in samples.
 
     Returns:
-        (..., F, T) complex, F = n_fft // 2 + 1, T = `num_frames(L, n_fft)`.
+        (..., F, T) complex, F = n_fft // 2 + 1, T = L // hop + 1.
     """
-    window = torch.hann_window(n_fft, device=waveform.device)
-    flat = waveform.float().reshape(-1, waveform.shape[-1])
-    # constant padding takes any length; reflection would need more than n_fft / 2 samples
-    spectrogram = torch.stft(flat, n_fft, n_fft // OVERLAP, window=window, pad_mode="constant", return_complex=True)
-    return spectrogram.reshape(*waveform.shape[:-1], *spectrogram.shape[-2:])
+    return _transforms(n_fft, waveform.device)[0](waveform.float())
 
 
 def istft(spectrogram: Tensor, n_fft: int, length: int) -> Tensor:
     """The inverse of `stft`: (..., F, T) complex to (..., length) real."""
-    window = torch.hann_window(n_fft, device=spectrogram.device)
-    flat = spectrogram.reshape(-1, *spectrogram.shape[-2:])
-    waveform = torch.istft(flat, n_fft, n_fft // OVERLAP, window=window, length=length)
-    return waveform.reshape(*spectrogram.shape[:-2], length)
+    return _transforms(n_fft, spectrogram.device)[1](spectrogram, length)
 
 
 def standardize(spectrogram: Tensor, eps: float = 1e-8) -> Tensor:

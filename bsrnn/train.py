@@ -3,32 +3,37 @@
 import json
 import logging
 import os
+import platform
 import signal
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import lightning
-import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar
+from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from safetensors import SafetensorError
 from torch import distributed
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from bsrnn import data, losses, records
-from bsrnn.devices import autocast, keep_memory, torch_device
+from bsrnn import checkpoint, data, files, losses
+from bsrnn.config import TrainingConfig
+from bsrnn.devices import autocast, torch_device
 from bsrnn.metrics import usdr
 from bsrnn.model import BSRNN
 from bsrnn.separate import separate
-from bsrnn.settings import TrainingConfig
 from bsrnn.spectral import istft, stft
+
+LIBRARIES = ("torch", "torchaudio", "lightning", "numpy", "scipy", "soundfile", "soxr", "musdb")
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,206 @@ class Fitted:
     """What training leaves: the best model by validation, and a row of losses and scores per epoch."""
 
     model: BSRNN
-    history: pd.DataFrame
+    history: list[dict]
 
 
-class Module(lightning.LightningModule):
+def transfer(base: BSRNN, sources: tuple[str, ...]) -> BSRNN:
+    """A model ready for transfer learning: the base's extractor, frozen, and new heads for `sources`."""
+    return base.with_heads(sources).freeze_extractor()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, numpy and Python: the initial weights follow. Training samples have a generator of their own."""
+    lightning.seed_everything(seed, verbose=False)
+
+
+def fit(
+    model: BSRNN, dataset: Path, config: TrainingConfig, folder: Path, *, seed: int = 0, device: str = "auto", **details
+) -> Fitted:
+    """Train a model, or go on where a run of the same settings in `folder` stopped; a finished one is only loaded.
+
+    All parameters that require gradients are trained, for all the model's sources: the heads only, after
+    `model.freeze_extractor()`. Writes to `folder` what `Checkpoints` says, record.json at the end, and TensorBoard's
+    events. A killed run, started again, ends with the weights and history it would have had.
+
+    Under torchrun the processes train one model together: each takes `batch_size` samples of every batch.
+
+    Args:
+        model: with initial weights.
+        dataset: a folder of songs, see data.py; validation songs are held out of the training songs.
+        config: how to train.
+        folder: of this run.
+        seed: of the training samples.
+        device: auto, cpu, cuda or cuda:1.
+        details: what else the run record shall say.
+
+    Raises:
+        FileNotFoundError, ValueError: the data cannot be used, with a line per problem, or `folder` holds a run of
+            other settings, or one that another process trains.
+        FloatingPointError: a loss or gradient is not finite; says in which step and songs.
+        OSError: a checkpoint cannot be written; the one before is intact.
+    """
+    target = torch_device(device)
+    autocast(target, config.bf16)  # refuses what the device lacks
+    mixes, validation = _datasets(model, dataset, config, seed)
+    settings = {
+        "model": asdict(model.config),
+        "training": asdict(config),
+        "seed": seed,
+        "data": data.fingerprint(dataset),
+        "trainable": sorted({name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}),
+        **({"extractor": checkpoint.digest(model.band_split, model.band_sequence)} if model.frozen else {}),
+        **details,
+    }
+    record = {
+        "run": folder.name,
+        **settings,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "bands": len(model.config.bins()),
+        "songs": {"train": mixes.num_songs, "validation": len(validation)},
+        "processes": _processes()[1],
+        **provenance(target),
+    }
+    with _claimed(folder, settings):
+        if not (folder / "record.json").is_file():
+            history, seconds = _train(model, mixes, validation, config, folder, target)
+            if _processes()[0] == 0:
+                files.save_json(folder / "record.json", record | {"seconds": seconds, "history": history})
+            if distributed.is_initialized():
+                distributed.barrier()
+        else:
+            history = json.loads((folder / "record.json").read_text())["history"]
+            print(f"{folder.name} was trained before: loaded, with the history of its training")
+            for row in history:
+                print(epoch_line(row, config.max_epochs))
+    model.load_state_dict(checkpoint.load(folder / "model").state_dict())
+    return Fitted(model.cpu().eval(), history)
+
+
+def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) -> tuple[data.Mixes, data.WholeTracks]:
+    sources, problems = model.config.sources, []
+    tracks = data.find_tracks(dataset, "train", config.portion, problems)
+    validation = data.find_tracks(dataset, "validation", problems=problems)
+    samples = {"sample_rate": model.config.sample_rate, "chunk": model.config.chunk}
+    mixes = tracks and data.Mixes(tracks, sources, config, seed=seed, problems=problems, **samples)
+    whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
+    data.report(problems)
+    return mixes, whole
+
+
+@contextmanager
+def _claimed(folder: Path, settings: dict) -> Iterator[None]:
+    """Note the settings of a new run in its folder, or see that they are those of the run to go on with; and keep
+    other processes out until the end."""
+    if _processes()[0] > 0:
+        yield
+        return
+    note = folder / "settings.json"
+    if folder.exists() and not note.is_file() and any(file.name != ".lock" for file in folder.iterdir()):
+        raise ValueError(f"{folder} exists and is not a run: choose another name")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            settings = json.loads(json.dumps(settings))
+            if note.is_file():
+                files.check_same(json.loads(note.read_text()), settings, f"{folder} holds a run", "choose another name")
+            files.save_json(note, settings)
+            yield
+    except Timeout:
+        raise ValueError(f"{folder} is being trained by another process: wait for it, or choose another name") from None
+
+
+def _train(
+    model: BSRNN,
+    mixes: data.Mixes,
+    validation: data.WholeTracks,
+    config: TrainingConfig,
+    folder: Path,
+    device: torch.device,
+) -> tuple[list[dict], float]:
+    """Train until the end, from the last checkpoint in the folder if there is one; returns the history and the time in
+    seconds that all of it took."""
+    rank, processes = _processes()
+    sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
+    module = TrainingModule(
+        model, config, lambda batch: [song for i in sampler.batch(batch) for song in mixes.songs(i)]
+    )
+    terminal = sys.stdout.isatty()  # where Lightning's bar goes
+    callbacks = [Checkpoints(folder), Patience(config.patience)]
+    callbacks.append(ProgressBar(config.batch_size) if terminal else EpochLines())
+    if config.ema:  # first, as it sees to it that the checkpoints hold the averaged weights
+        average = get_ema_multi_avg_fn(config.ema)
+        callbacks.insert(0, WeightAveraging(use_buffers=False, multi_avg_fn=average))
+    last, epochs = last_checkpoint(folder)
+    sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
+    # every process validates something, if need be what another one does: Lightning would leave it out otherwise
+    validated = [song % len(validation) for song in range(rank, max(len(validation), processes), processes)]
+    workers = {"num_workers": config.workers, "persistent_workers": config.workers > 0}
+    loaders = (
+        DataLoader(mixes, config.batch_size, sampler=sampler, pin_memory=device.type == "cuda", **workers),
+        DataLoader(validation, batch_size=None, sampler=validated),
+    )
+    interrupt = signal.getsignal(signal.SIGINT)
+    model.train()
+    try:
+        with _quiet():
+            trainer = lightning.Trainer(
+                **_placement(device, processes),
+                precision="bf16-mixed" if config.bf16 else "32-true",
+                max_epochs=config.max_epochs,
+                accumulate_grad_batches=config.accumulate,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                enable_model_summary=False,
+                enable_progress_bar=terminal,
+                log_every_n_steps=10,
+                logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
+                callbacks=callbacks,
+            )
+            trainer.fit(module, *loaders, ckpt_path=last, weights_only=True)
+    except SystemExit:  # what Lightning makes of an interrupt
+        signal.signal(signal.SIGINT, interrupt)
+        raise KeyboardInterrupt from None
+    except ValueError as error:  # of reading; from a worker with its traceback in the text
+        raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error}; last good checkpoint: {last_checkpoint(folder)[0] or 'none'}") from None
+    return module.history, round(time.monotonic() - module.started, 1)
+
+
+def _processes() -> tuple[int, int]:
+    """Which of how many processes this is, as torchrun says."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _placement(device: torch.device, processes: int) -> dict:
+    """On which devices Lightning trains: this one, or, under torchrun, one per process."""
+    if processes == 1:
+        return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
+    return {"accelerator": device.type, "devices": local, "num_nodes": processes // local, "strategy": strategy}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements, and hints that do not apply here, out of logs and notebooks."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    hints = (
+        "does not have many workers|LeafSpec|Checkpoint directory|isinstance.treespec|recommended to use `self.log"
+        "|smaller than the logging interval|in eval mode at the start of training|trainer` reference is not registered"
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f".*({hints})")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+class TrainingModule(lightning.LightningModule):
     """The training and validation step of a BSRNN, for Lightning.
 
     Args:
@@ -51,49 +252,51 @@ class Module(lightning.LightningModule):
     def __init__(self, model: BSRNN, config: TrainingConfig, songs: Callable[[int], list[str]] = lambda batch: []):
         super().__init__()
         self.model, self.settings, self.songs = model, config, songs
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
-        if self.average:
-            self.average.requires_grad_(False)
         self.history: list[dict] = []
         self.step_losses: list[torch.Tensor] = []
         self.tracks: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scores and loss of every validation song
         self.batches: list[int] = []  # since the last step
         self.started = time.monotonic()  # less what a training that goes on took before
 
-    @property
-    def candidate(self) -> BSRNN:
-        """What is validated and kept: the model, or the moving average of its weights."""
-        return self.average.module if self.average else self.model
-
-    def losses(self, waveforms: torch.Tensor, targets: torch.Tensor, spectrograms: torch.Tensor) -> torch.Tensor:
-        target_spectrograms = stft(targets, self.model.config.n_fft)
-        return losses.objective(spectrograms, target_spectrograms, waveforms, targets)
-
     def training_step(self, batch, number):
         mixture, targets = batch  # (B, 1, L), (B, S, 1, L)
         n_fft = self.model.config.n_fft
         estimates = self.model(stft(mixture, n_fft))
-        loss = losses.multitask(self.losses(istft(estimates, n_fft, mixture.shape[-1]), targets, estimates))
+        waveforms = istft(estimates, n_fft, mixture.shape[-1])
+        loss = losses.multitask(losses.objective(estimates, stft(targets, n_fft), waveforms, targets))
         self.step_losses.append(loss.detach())
         self.batches.append(number)
         self.log("step_loss", loss, prog_bar=True)
         return loss
 
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        # heads on a frozen extractor are trainings of their own that share its output: each is clipped alone
+        for part in self.model.heads.children() if self.model.frozen else [self.model]:
+            norm = torch.nn.utils.clip_grad_norm_(part.parameters(), self.settings.clip_grad_norm)
+            if not norm.isfinite():
+                songs = sorted({song for batch in self.batches for song in self.songs(batch)})
+                where = f"step {self.global_step + 1}; songs of the batch: {', '.join(songs)}"
+                raise FloatingPointError(f"loss or gradient is not finite in {where}")
+        self.batches.clear()
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.settings.lr)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, self.settings.lr_decay)]
+
     def validation_step(self, batch, _):
         name, mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
         peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
-        estimates = separate(self.candidate, mixture, sample_rate, hop=self.model.config.chunk)
-        estimates = torch.stack(list(estimates.values()))
-        spectrograms = stft(estimates, self.model.config.n_fft)
-        loss = losses.multitask(self.losses(estimates[None], targets[None], spectrograms[None]))
+        estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=self.model.config.chunk).values()))
+        spectrograms = (stft(signals, self.model.config.n_fft)[None] for signals in (estimates, targets))
+        loss = losses.multitask(losses.objective(*spectrograms, estimates[None], targets[None]))
         self.tracks[name] = usdr(targets, estimates), loss
 
     def on_validation_epoch_end(self):
         tracks = {name: track for part in gathered(self.tracks) for name, track in part.items()}
         if songs := sorted(name for name, (_, loss) in tracks.items() if not loss.isfinite()):
-            raise FloatingPointError(f"validation loss is not finite after step {self.global_step}; "
-                                     f"songs: {', '.join(songs)}")  # fmt: skip
+            where = f"step {self.global_step}; songs: {', '.join(songs)}"
+            raise FloatingPointError(f"validation loss is not finite after {where}")
         step_losses = [loss for part in gathered([float(loss) for loss in self.step_losses]) for loss in part]
         per_source = torch.stack([scores for scores, _ in tracks.values()]).nanmean(0)
         row = {
@@ -104,31 +307,11 @@ class Module(lightning.LightningModule):
             "validation_usdr": float(per_source.mean()),
         }
         names = (f"validation_usdr/{source}" for source in self.model.config.sources)
-        row |= dict(zip(names, per_source.tolist(), strict=True))
-        self.history.append(row)
+        self.history.append(row | dict(zip(names, per_source.tolist(), strict=True)))
         self.step_losses.clear()
         self.tracks.clear()
         self.log("validation_usdr", row["validation_usdr"], prog_bar=True)
         self.log("loss", row["train_loss"])
-
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        # heads on a frozen extractor are trainings of their own that share its output: each is clipped alone
-        for part in self.model.heads.values() if self.model.frozen else [self.model]:
-            norm = torch.nn.utils.clip_grad_norm_(part.parameters(), self.settings.clip_grad_norm)
-            if not norm.isfinite():
-                songs = sorted({song for batch in self.batches for song in self.songs(batch)})
-                raise FloatingPointError(f"loss or gradient is not finite in step {self.global_step + 1}; "
-                                         f"songs of the batch: {', '.join(songs)}")  # fmt: skip
-        self.batches.clear()
-
-    def optimizer_step(self, *args, **kwargs):
-        super().optimizer_step(*args, **kwargs)
-        if self.average:
-            self.average.update_parameters(self.model)
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.settings.lr)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, self.settings.lr_decay)]
 
     def on_save_checkpoint(self, checkpoint):
         checkpoint["history"] = self.history
@@ -137,7 +320,7 @@ class Module(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint):
         self.history = checkpoint["history"]
-        self.started -= checkpoint.get("seconds", 0.0)
+        self.started -= checkpoint["seconds"]
 
 
 def gathered(value: object) -> list:
@@ -151,7 +334,7 @@ def gathered(value: object) -> list:
 
 class Checkpoints(Checkpoint):
     """After every epoch: last.ckpt, the one before it as previous.ckpt, history.csv, and model/ if validation was never
-    better. Files appear whole or not at all."""
+    better. Lightning's own checkpoints are not written whole, and keep nothing of the one before."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -164,14 +347,14 @@ class Checkpoints(Checkpoint):
                 return
             scores = [row["validation_usdr"] for row in module.history]
             if len(scores) == 1 or scores[-1] > max(scores[:-1]):
-                module.candidate.save_pretrained(self.folder / "model")
-            records.save_table(self.folder / "history.csv", pd.DataFrame(module.history))
+                checkpoint.save(checkpoint.load(partial), self.folder / "model")
+            files.save_rows(self.folder / "history.csv", module.history)
             if last.is_file():
                 os.replace(last, self.folder / "previous.ckpt")
             os.replace(partial, last)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise OSError(f"{last}: the checkpoint of epoch {module.current_epoch + 1} cannot be written ({error}); "
-                          "the one before is intact: make room and run the same command again") from None  # fmt: skip
+        except (OSError, RuntimeError) as error:
+            wrong = f"{last}: the checkpoint of epoch {module.current_epoch + 1} cannot be written ({error})"
+            raise OSError(f"{wrong}; the one before is intact: make room and run the same command again") from None
         finally:
             if trainer.is_global_zero:
                 partial.unlink(missing_ok=True)
@@ -200,6 +383,12 @@ class Patience(EarlyStopping):
         trainer.should_stop = self.wait_count >= self.patience
 
 
+def epoch_line(row: dict, epochs: int) -> str:
+    """An epoch of a history in words."""
+    progress = f"epoch {row['epoch'] + 1:3d} of {epochs}   loss {row['train_loss']:.4f}"
+    return f"{progress}   validation uSDR {row['validation_usdr']:6.2f} dB"
+
+
 class EpochLines(Callback):
     """A line per epoch: progress for notebooks and logs, where a bar would be redrawn in vain."""
 
@@ -209,12 +398,7 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer, module):
         if trainer.is_global_zero:
-            self.write(module.history[-1], trainer.max_epochs)
-
-    @staticmethod
-    def write(row, epochs):
-        print(f"epoch {row['epoch'] + 1:3d} of {epochs}   loss {row['train_loss']:.4f}   "
-              f"validation uSDR {row['validation_usdr']:6.2f} dB", flush=True)  # fmt: skip
+            print(epoch_line(module.history[-1], trainer.max_epochs), flush=True)
 
 
 class ProgressBar(TQDMProgressBar):
@@ -233,157 +417,35 @@ class ProgressBar(TQDMProgressBar):
         return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and Python: the initial weights follow. Training samples have a generator of their own."""
-    _hush()
-    lightning.seed_everything(seed, verbose=False)
+def provenance(device: torch.device) -> dict:
+    """The code's version, the libraries' versions and the hardware, for the record of a run."""
+
+    def installed(name):
+        try:
+            return version(name)
+        except PackageNotFoundError:  # a checkout that is not installed
+            return None
+
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "code": installed("bsrnn"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: installed(name) for name in LIBRARIES},
+        "hardware": f"{platform.system()}, {hardware}",
+        "threads": torch.get_num_threads(),
+    }
 
 
-def fit(
-    model: BSRNN, dataset: Path, config: TrainingConfig, folder: Path, *, seed: int = 0, device: str = "auto",
-    **details,
-) -> Fitted:  # fmt: skip
-    """Train a model, or go on where a run of the same settings in `folder` stopped; a finished one is only loaded.
+def _commit() -> str | None:
+    """The commit of the code, with "-dirty" when package or profiles differ from it; None outside a git checkout."""
 
-    All parameters that require gradients are trained, for all the model's sources: the heads only, after
-    `model.freeze_extractor()`. Writes to `folder` what `Checkpoints` says, record.json at the end, and TensorBoard's
-    events. A killed run, started again, ends with the weights and history it would have had.
+    def git(*arguments):
+        command = ["git", "-C", str(files.root()), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    Under torchrun the processes train one model together: each takes `batch_size` samples of every batch.
-
-    Args:
-        model: with initial weights.
-        dataset: a folder of songs, see data.py; validation songs are held out of the training songs.
-        config: how to train.
-        folder: of this run.
-        seed: of the training samples.
-        device: auto, cpu, cuda or cuda:1.
-        details: what else the run record shall say.
-
-    Raises:
-        FileNotFoundError, ValueError: the data cannot be used, with a line per problem, or `folder` holds a run of
-            other settings.
-        FloatingPointError: a loss or gradient is not finite; says in which step and songs.
-        OSError: a checkpoint cannot be written; the one before is intact.
-    """
-    _hush()
-    keep_memory()
-    target = torch_device(device)
-    autocast(target, config.bf16)  # refuses what the device lacks
-    mixes, validation = _datasets(model, dataset, config, seed)
-    settings = {
-        "model": asdict(model.config), "training": asdict(config), "seed": seed, "data": data.fingerprint(dataset),
-        "trainable": sorted({name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}), **details,
-    }  # fmt: skip
-    rank, processes = _processes()
-    if rank == 0:
-        _claim(folder, settings)
-    if (folder / "record.json").is_file():
-        fitted = _finished(model, folder)
-        print(f"{folder.name} was trained before: loaded, with the history of its training")
-        for row in fitted.history.to_dict("records"):
-            EpochLines.write(row, config.max_epochs)
-        return fitted
-    sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
-    module = Module(model, config, lambda batch: [song for i in sampler.batch(batch) for song in mixes.songs(i)])
-    terminal = sys.stdout.isatty()  # where Lightning's bar goes
-    trainer = lightning.Trainer(
-        **_placement(target, processes), precision="bf16-mixed" if config.bf16 else "32-true",
-        max_epochs=config.max_epochs, accumulate_grad_batches=config.accumulate, num_sanity_val_steps=0,
-        use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=terminal,
-        log_every_n_steps=10, logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
-        callbacks=[Patience(config.patience), Checkpoints(folder),
-                   ProgressBar(config.batch_size) if terminal else EpochLines()],
-    )  # fmt: skip
-    checkpoint, epochs = last_checkpoint(folder)
-    sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
-    # every process validates something, if need be what another one does: Lightning would leave it out otherwise
-    validated = [song % len(validation) for song in range(rank, max(len(validation), processes), processes)]
-    interrupt = signal.getsignal(signal.SIGINT)
-    model.train()
     try:
-        trainer.fit(
-            module,
-            DataLoader(mixes, config.batch_size, sampler=sampler, num_workers=config.workers,
-                       persistent_workers=config.workers > 0),
-            DataLoader(validation, batch_size=None, sampler=validated),
-            ckpt_path=checkpoint, weights_only=True,
-        )  # fmt: skip
-    except SystemExit:  # what Lightning makes of an interrupt
-        signal.signal(signal.SIGINT, interrupt)
-        raise KeyboardInterrupt from None
-    except ValueError as error:  # of reading; from a worker with its traceback in the text
-        raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
-    except FloatingPointError as error:
-        raise FloatingPointError(f"{error}; last good checkpoint: {last_checkpoint(folder)[0] or 'none'}") from None
-    if trainer.is_global_zero:
-        records.save_json(folder / "record.json", {
-            "run": folder.name, **settings, "parameters": sum(p.numel() for p in model.parameters()),
-            "bands": len(model.config.bins()), "songs": {"train": mixes.num_songs, "validation": len(validation)},
-            "processes": processes, "seconds": round(time.monotonic() - module.started, 1), "history": module.history,
-            **records.provenance(target),
-        })  # fmt: skip
-    trainer.strategy.barrier()
-    return _finished(model, folder)
-
-
-def _finished(model: BSRNN, folder: Path) -> Fitted:
-    model.load_state_dict(BSRNN.from_pretrained(folder / "model").state_dict())
-    history = json.loads((folder / "record.json").read_text())["history"]
-    return Fitted(model.cpu().eval(), pd.DataFrame(history))
-
-
-def _processes() -> tuple[int, int]:
-    """Which of how many processes this is, as torchrun says."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def _placement(device: torch.device, processes: int) -> dict:
-    """On which devices Lightning trains: this one, or, under torchrun, one per process."""
-    if processes == 1:
-        return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
-    return {"accelerator": device.type, "devices": local, "num_nodes": processes // local, "strategy": strategy}
-
-
-def _datasets(model, dataset, config, seed):
-    sources, problems = model.config.sources, []
-    tracks = data.find_tracks(dataset, "train", config.portion, problems)
-    validation = data.find_tracks(dataset, "validation", problems=problems)
-    mixes = tracks and data.Mixes(tracks, sources, config, sample_rate=model.config.sample_rate,
-                                  chunk=model.config.chunk, seed=seed, problems=problems)  # fmt: skip
-    whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
-    data.report(problems)
-    return mixes, whole
-
-
-def _claim(folder: Path, settings: dict) -> None:
-    """Note the settings of a new run in its folder, or see that they are those of the run to go on with."""
-    file = folder / "settings.json"
-    if folder.exists() and not file.is_file() and any(folder.iterdir()):
-        raise ValueError(f"{folder} exists and is not a run: choose another name")
-    settings = json.loads(json.dumps(settings))
-    if file.is_file():
-        before = json.loads(file.read_text())
-        flat, flat_before = (pd.json_normalize(each).to_dict("records")[0] for each in (settings, before))
-        for name in sorted(flat.keys() | flat_before.keys()):
-            old, new = flat_before.get(name), flat.get(name)
-            if old != new:
-                raise ValueError(f"{folder} holds a run with other settings ({name}: {old}, now {new}): remove it or "
-                                 "choose another name")  # fmt: skip
-    records.save_json(file, settings)
-
-
-def transfer(base: BSRNN, sources: tuple[str, ...]) -> BSRNN:
-    """A model ready for transfer learning: the base's extractor, frozen, and new heads for `sources`."""
-    return base.with_heads(sources).freeze_extractor()
-
-
-def _hush() -> None:
-    """Keep Lightning's advertisements, and hints that do not apply here, out of logs and notebooks."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in ("does not have many workers", "LeafSpec", "Checkpoint directory", "isinstance.treespec",
-                    "smaller than the logging interval", "in eval mode at the start of training",
-                    "recommended to use `self.log", "trainer` reference is not registered"):
-        warnings.filterwarnings("ignore", f".*{message}.*")
+        dirty = git("status", "--porcelain", "--", "bsrnn", "profiles")
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

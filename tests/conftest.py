@@ -4,8 +4,9 @@ import soundfile
 import torch
 
 from bsrnn import devices, separate
+from bsrnn.config import Config
 from bsrnn.data import STEMS
-from bsrnn.model import BSRNN, Config
+from bsrnn.model import BSRNN
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def identity(tiny):
 
     def make(sources, **config):
         model = tiny(sources, **config)
-        for head in model.heads.values():
+        for head in model.heads.children():
             torch.nn.init.zeros_(head.mask_weight)
             head.mask_bias.data[:] = torch.tensor([1.0, 0.0, 100.0, 100.0])  # open gates
         return model

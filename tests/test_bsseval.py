@@ -5,9 +5,9 @@ import sys
 import time
 
 import pytest
+from bsrnn.bsseval import processes
 
 from bsrnn import bsseval
-from bsrnn.bsseval import processes
 
 
 def test_processes_end_with_what_goes_wrong():

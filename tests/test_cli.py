@@ -11,13 +11,11 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-
-from bsrnn import audio, cli
-from bsrnn.configs import CONFIGS
-from bsrnn.data import STEMS
-from bsrnn.model import BSRNN, Config
 from bsrnn.records import SCORE_COLUMNS
-from bsrnn.train import TrainingConfig
+
+from bsrnn import audio, checkpoint, cli
+from bsrnn.config import CONFIGS, Config, TrainingConfig
+from bsrnn.data import STEMS
 
 RATE = 8_000
 SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
@@ -62,7 +60,7 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture
 def model(tiny, tmp_path):
     """A model folder."""
-    tiny(("bass", "vocals"), sample_rate=RATE).save_pretrained(tmp_path / "model")
+    checkpoint.save(tiny(("bass", "vocals"), sample_rate=RATE), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -120,7 +118,7 @@ def test_info(model, tmp_path, capsys):
     assert capsys.readouterr().out.split() == list(CONFIGS)
     assert bsrnn("info", "paper-bass") == 0
     assert "24,917,512" in capsys.readouterr().out
-    content = {"config": asdict(Config.load(model)), "state_dict": BSRNN.from_pretrained(model).state_dict()}
+    content = {"config": asdict(checkpoint.load_config(model)), "state_dict": checkpoint.load(model).state_dict()}
     torch.save(content, tmp_path / "last.ckpt")
     for place in (model, model / "model.safetensors", tmp_path / "last.ckpt"):
         assert bsrnn("info", place) == 0
@@ -234,7 +232,7 @@ def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
     assert bsrnn("train", "--musdbhq_location", data, "--name", "moved", "--transfer", "--checkpoint_fp", base,
                  "--part", "bass", "--part", "vocals", "--batch_size", 2, "--max_epochs", 1) == 0  # fmt: skip
     moved = root / "runs" / "moved" / "model"
-    before, after = (BSRNN.from_pretrained(folder) for folder in (base, moved))
+    before, after = (checkpoint.load(folder) for folder in (base, moved))
     assert after.config.sources == ("bass", "vocals")
     assert after.config.feature_dim == 4
     for name in ("band_split", "band_sequence"):
@@ -307,7 +305,7 @@ def test_a_run_that_was_interrupted_is_resumed(data, root, monkeypatch, capsys):
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        patch.setattr(train.Module, "training_step", interrupt)
+        patch.setattr(train.TrainingModule, "training_step", interrupt)
         try:
             code = bsrnn(*arguments)
         finally:
@@ -338,7 +336,7 @@ def occupy(folder):
 
 
 def rename_head(model):
-    BSRNN.from_pretrained(model).with_heads(["guitar"]).save_pretrained(model)
+    checkpoint.save(checkpoint.load(model).with_heads(["guitar"]), model)
 
 
 def nothing(places):

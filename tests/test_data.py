@@ -7,8 +7,8 @@ import soundfile
 import torch
 
 from bsrnn import data
+from bsrnn.config import TrainingConfig
 from bsrnn.data import STEMS, EpochSampler, Mixes, active_segments, find_tracks
-from bsrnn.settings import TrainingConfig
 
 RATE = 8_000
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bsrnn import audio, demo, devices, losses, train
+from bsrnn import audio, checkpoint, demo, devices, losses, train
 from bsrnn.data import find_tracks
 from bsrnn.metrics import usdr
-from bsrnn.model import BSRNN
 from bsrnn.separate import Separator
 
 CPU = torch.device("cpu")
@@ -121,7 +120,7 @@ def test_bf16_is_in_the_lstm(tiny, bf16):
 
 
 def test_bf16_leaves_stft_and_loss_alone(tiny, bf16, monkeypatch):
-    module, seen = train.Module(tiny(("drums", "bass")).train(), train.TrainingConfig()), {}
+    module, seen = train.TrainingModule(tiny(("drums", "bass")).train(), train.TrainingConfig()), {}
 
     def spy(function, name, *args):
         result = function(*args)
@@ -141,7 +140,7 @@ def test_bf16_leaves_stft_and_loss_alone(tiny, bf16, monkeypatch):
 
 def test_bf16_separates_as_well(tmp_path, bf16):
     demo.generate(tmp_path / "songs", train=1, test=1, seconds=4, seed=1)
-    (track,), model = find_tracks(tmp_path / "songs", "test"), BSRNN.from_pretrained(TRAINED)
+    (track,), model = find_tracks(tmp_path / "songs", "test"), checkpoint.load(TRAINED)
     exact, rounded = (
         usdr(track.stems(model.config.sources), torch.stack([
             *Separator([model], bf16=each)(track.read("mixture"), track.sample_rate).values()]))

@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from bsrnn.records import SCORE_COLUMNS, read_scores
+from bsrnn.statistics import summary
 
-from bsrnn import audio, evaluate
+from bsrnn import audio, checkpoint, evaluate
 from bsrnn.data import STEMS, find_tracks
 from bsrnn.evaluate import Run, baseline_runs, find_runs, of_folder, score
 from bsrnn.metrics import csdr_frames, usdr
-from bsrnn.records import SCORE_COLUMNS, read_scores
-from bsrnn.statistics import summary
 
 KEY = ["source", "track", "metric"]
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the ffmpeg program to be imported")
@@ -207,7 +207,7 @@ def test_oracles_of_no_stft(sample_rate, n_fft, message):
 
 def test_runs_are_named_after_their_folders(tiny, tmp_path, tracks):
     for place, sources in (("one", ["bass"]), ("two/model", ["drums"])):
-        tiny(sources, sample_rate=8_000).save_pretrained(tmp_path / place)
+        checkpoint.save(tiny(sources, sample_rate=8_000), tmp_path / place)
     runs = find_runs([tmp_path / "one", tmp_path / "two" / "model"], [], tracks)
     assert [run.name for run in runs] == ["one", "two", "mixture", "silence", "IRM", "STFT"]
     assert runs[-1].settings == {"sample_rate": 8_000, "n_fft": 512}
@@ -219,7 +219,7 @@ def test_runs_are_named_after_their_folders(tiny, tmp_path, tracks):
 
 def test_models_that_differ_need_the_oracles_stft(tiny, tmp_path, tracks):
     for name, rate in (("one", 8_000), ("two", 4_000)):
-        tiny(["bass"], sample_rate=rate).save_pretrained(tmp_path / name)
+        checkpoint.save(tiny(["bass"], sample_rate=rate), tmp_path / name)
     folders = [tmp_path / "one", tmp_path / "two"]
     with pytest.raises(ValueError, match="the models differ in sample_rate: give the oracles' --sample_rate"):
         find_runs(folders, [], tracks)
@@ -278,7 +278,7 @@ cli.main(sys.argv[1:])
 def test_a_killed_process_goes_on(tiny, songs, tmp_path, monkeypatch):
     from bsrnn import cli, separate
 
-    tiny(["bass", "drums"], sample_rate=8_000).save_pretrained(tmp_path / "net")
+    checkpoint.save(tiny(["bass", "drums"], sample_rate=8_000), tmp_path / "net")
     arguments = ["evaluate", "--checkpoint_fp", tmp_path / "net", "--musdbhq_location", songs, "--save-audio",
                  tmp_path / "audio", "--out"]  # fmt: skip
     arguments = [str(argument) for argument in arguments]
@@ -349,7 +349,7 @@ def test_a_file_of_unknown_origin_is_kept(tracks, tmp_path, spoil):
 
 
 def test_audio_is_kept_on_request_and_scores_the_same_from_its_files(identity, varied, tmp_path):
-    identity(STEMS, sample_rate=8_000).save_pretrained(tmp_path / "net")
+    checkpoint.save(identity(STEMS, sample_rate=8_000), tmp_path / "net")
     table = score(find_runs([tmp_path / "net"], [], varied), varied, split="test", audio_folder=tmp_path / "audio")
     assert [path.name for path in (tmp_path / "audio").iterdir()] == ["net"]
     for track in varied:

@@ -16,8 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from bsrnn import cli, devices, separate
-from bsrnn.model import BSRNN
+from bsrnn import checkpoint, cli, devices, separate
 
 RATE = 8_000
 FFMPEG = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="takes the ffmpeg program, which is not installed")
@@ -34,7 +33,7 @@ def noise(samples=RATE, channels=2):
 @pytest.fixture
 def model(tiny, tmp_path):
     """A model folder with two sources."""
-    tiny(("bass", "vocals"), sample_rate=RATE).save_pretrained(tmp_path / "model")
+    checkpoint.save(tiny(("bass", "vocals"), sample_rate=RATE), tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -258,9 +257,9 @@ def test_sources_residual_and_format(infer, tmp_path):
 
 def test_hop_and_several_models(infer, tiny, model, tmp_path, bf16):
     more = tiny(("drums",), sample_rate=2 * RATE)
-    more.save_pretrained(tmp_path / "more")
+    checkpoint.save(more, tmp_path / "more")
     soundfile.write(tmp_path / "a.wav", noise(), RATE, subtype="FLOAT")
-    waveform, models = soundfile.read(tmp_path / "a.wav", dtype="float32")[0].T, [BSRNN.from_pretrained(model), more]
+    waveform, models = soundfile.read(tmp_path / "a.wav", dtype="float32")[0].T, [checkpoint.load(model), more]
     stems = []
     for arguments, options in (([], {}), (["--hop", "0.05"], {"hop": 0.05}), (["--fp32"], {"bf16": False})):
         code, out, _ = infer(tmp_path / "a.wav", arguments=["--checkpoint_fp", tmp_path / "more", *arguments])
@@ -282,7 +281,7 @@ def test_the_device_is_the_given_one(infer, tmp_path, monkeypatch):
 
 
 def test_a_peak_over_full_scale_is_named(infer, identity, model, tmp_path):
-    identity(("bass", "vocals"), sample_rate=RATE).save_pretrained(model)
+    checkpoint.save(identity(("bass", "vocals"), sample_rate=RATE), model)
     soundfile.write(tmp_path / "a.wav", 3 * tone(), RATE, subtype="FLOAT")
     _, _, err = infer(tmp_path / "a.wav", arguments=["--format", "wav16"])
     assert len(err) == 1 and "the stems peak at 1.50, full scale is 1: all were scaled by 0.66" in err[0]
@@ -347,8 +346,8 @@ def test_a_folder_in_a_stems_place(infer, tmp_path):
 
 def test_a_broken_model_leaves_nothing(infer, tiny, model, tmp_path):
     broken = tiny(("bass", "vocals"), sample_rate=RATE)
-    broken.heads["vocals"].mask_bias.data[:] = np.nan
-    broken.save_pretrained(model)
+    broken.heads.vocals.mask_bias.data[:] = np.nan
+    checkpoint.save(broken, model)
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
     code, _, err = infer(tmp_path / "a.wav")
     assert code == cli.EXIT_USER_ERROR
@@ -386,7 +385,7 @@ def test_folders_that_may_not_be_entered(tiny, capsys, mode, named, reason):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
-        tiny(("bass",), sample_rate=RATE).save_pretrained(folder / "model")
+        checkpoint.save(tiny(("bass",), sample_rate=RATE), folder / "model")
         for place in ("songs/locked", "out"):
             (folder / place).mkdir(parents=True)
         for song in ("songs/a.wav", "songs/locked/b.wav", "songs/z.wav"):
@@ -412,7 +411,7 @@ def test_folders_that_may_not_be_entered(tiny, capsys, mode, named, reason):
 def test_permissions(tiny, capsys, spoiled, mode, message):
     with tempfile.TemporaryDirectory() as name:  # pytest's own lets only its owner in
         folder = Path(name)
-        tiny(("bass",), sample_rate=RATE).save_pretrained(folder / "model")
+        checkpoint.save(tiny(("bass",), sample_rate=RATE), folder / "model")
         soundfile.write(folder / "song.wav", tone(), RATE)
         (folder / "out").mkdir()
         for path, bits in ((folder, 0o755), (folder / "out", 0o777), (folder / spoiled, mode)):
@@ -502,7 +501,7 @@ def test_other_errors_are_not_hidden(infer, tmp_path, monkeypatch):
     (signal.SIGINT, 130, "bsrnn infer: interrupted\n"), (signal.SIGTERM, 143, ""),
 ])  # fmt: skip
 def test_interrupted(tiny, tmp_path, number, code, message):
-    tiny(("bass",), sample_rate=RATE, feature_dim=64, hidden_dim=64).save_pretrained(tmp_path / "model")
+    checkpoint.save(tiny(("bass",), sample_rate=RATE, feature_dim=64, hidden_dim=64), tmp_path / "model")
     soundfile.write(tmp_path / "a.wav", noise(600 * RATE, 1), RATE)
     command = [sys.executable, "-m", "bsrnn.cli", "infer", "--checkpoint_fp", tmp_path / "model", "--input",
                tmp_path / "a.wav", "--out", tmp_path / "out", "--hop", "0.02"]  # fmt: skip

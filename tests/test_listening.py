@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from bsrnn.data import find_tracks
 from bsrnn.listening import WHOLE, Listening
+
+from bsrnn import checkpoint
+from bsrnn.data import find_tracks
 from bsrnn.metrics import error_per_second
 
 RATE = 8_000
@@ -26,8 +27,8 @@ def form(identity, tiny, songs, tmp_path):
         for name in ("bass", "other", "vocals"):
             file = songs / "test" / f"song {number}" / f"{name}.wav"
             soundfile.write(file, np.tile(soundfile.read(file)[0], (2, 1)), RATE, subtype="FLOAT")
-    identity(("drums", "bass"), sample_rate=RATE).save_pretrained(tmp_path / "one")
-    tiny(("vocals", "bass"), sample_rate=RATE).save_pretrained(tmp_path / "two")
+    checkpoint.save(identity(("drums", "bass"), sample_rate=RATE), tmp_path / "one")
+    checkpoint.save(tiny(("vocals", "bass"), sample_rate=RATE), tmp_path / "two")
     return Listening(find_tracks(songs, "test"), {"one": tmp_path / "one", "two": tmp_path / "two"}, worst=3)
 
 

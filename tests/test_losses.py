@@ -3,7 +3,8 @@ import itertools
 import torch
 
 from bsrnn import losses
-from bsrnn.model import BSRNN, Config
+from bsrnn.config import Config
+from bsrnn.model import BSRNN
 from bsrnn.spectral import istft, stft
 
 SOURCES = ("drums", "bass")
@@ -57,7 +58,7 @@ def test_multitask_gradient_of_the_extractor_is_the_sum_of_the_single_tasks():
     alone = []
     for i, source in enumerate(SOURCES):
         single = model.with_heads([source])
-        single.heads[source].load_state_dict(model.heads[source].state_dict())
+        single.heads.get_submodule(source).load_state_dict(model.heads.get_submodule(source).state_dict())
         alone.append(gradient(losses.multitask(losses_of(single, mixture, targets[:, i : i + 1])), single))
     for both, first, second in zip(together, *alone, strict=True):
         torch.testing.assert_close(both, first + second, rtol=1e-4, atol=1e-6)

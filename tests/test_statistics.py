@@ -4,8 +4,6 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import wilcoxon
-
 from bsrnn.statistics import (
     bootstrap_interval,
     comparisons,
@@ -19,6 +17,7 @@ from bsrnn.statistics import (
     rank_biserial,
     summary,
 )
+from scipy.stats import wilcoxon
 
 GENERIC, V7 = {"schema": "generic"}, {"schema": "v7"}
 

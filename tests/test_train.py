@@ -11,13 +11,13 @@ import pytest
 import soundfile
 import torch
 
-from bsrnn import demo, devices, train
+from bsrnn import checkpoint, demo, devices, train
+from bsrnn.config import TrainingConfig
 from bsrnn.data import Mixes, find_tracks, fingerprint
 from bsrnn.evaluate import evaluate
 from bsrnn.metrics import usdr
-from bsrnn.model import BSRNN
 from bsrnn.separate import estimate
-from bsrnn.train import TrainingConfig, fit
+from bsrnn.train import fit
 
 QUICK = {"batch_size": 4, "max_epochs": 2, "portion": 0.34}  # of 6 training songs, 2: five steps in an epoch
 STUCK = 1e-30  # a learning rate that changes no weight: no epoch is better than the first
@@ -54,7 +54,7 @@ def steps(monkeypatch):
     class Steps:
         count, stop_at, error = 0, None, RuntimeError("power cut")
 
-    original = train.Module.training_step
+    original = train.TrainingModule.training_step
 
     def training_step(module, *batch):
         Steps.count += 1
@@ -62,7 +62,7 @@ def steps(monkeypatch):
             raise Steps.error
         return original(module, *batch)
 
-    monkeypatch.setattr(train.Module, "training_step", training_step)
+    monkeypatch.setattr(train.TrainingModule, "training_step", training_step)
     return Steps
 
 
@@ -70,9 +70,9 @@ def test_fit_leaves_a_model_a_record_and_a_checkpoint(small, songs, tmp_path):
     config = TrainingConfig(**QUICK)
     fitted = fit(small("drums", "bass"), songs, config, tmp_path / "a run", seed=3, device="cpu", experiment="base")
     found = sorted(path.name for path in (tmp_path / "a run").iterdir())
-    assert found == ["history.csv", "last.ckpt", "model", "previous.ckpt", "record.json", "settings.json",
+    assert found == [".lock", "history.csv", "last.ckpt", "model", "previous.ckpt", "record.json", "settings.json",
                      "tensorboard"]  # fmt: skip
-    assert same(BSRNN.from_pretrained(tmp_path / "a run" / "model").state_dict(), fitted.model.state_dict())
+    assert same(checkpoint.load(tmp_path / "a run" / "model").state_dict(), fitted.model.state_dict())
     assert not fitted.model.training
     record = json.loads((tmp_path / "a run" / "record.json").read_text())
     assert record["run"] == "a run"
@@ -139,7 +139,7 @@ def test_adam_takes_the_rates_of_the_paper_and_clipped_gradients(small, songs, t
 
 def test_the_best_weights_are_kept_when_later_ones_are_worse(small, songs, tmp_path, monkeypatch):
     seen = {}
-    original = train.Module.on_validation_epoch_end
+    original = train.TrainingModule.on_validation_epoch_end
 
     def worse_every_epoch(module):
         seen[module.current_epoch] = state(module.model)
@@ -147,7 +147,7 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(small, songs, tmp_p
                          for name, (score, loss) in module.tracks.items()}  # fmt: skip
         original(module)
 
-    monkeypatch.setattr(train.Module, "on_validation_epoch_end", worse_every_epoch)
+    monkeypatch.setattr(train.TrainingModule, "on_validation_epoch_end", worse_every_epoch)
     fitted = fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
     assert same(fitted.model.state_dict(), seen[0])
     assert not same(seen[0], seen[1])
@@ -189,7 +189,7 @@ def test_the_frozen_extractor_runs_once_per_batch_for_all_heads(small):
         part.register_forward_hook(lambda part, _, output: modes.add((part.training, output.requires_grad)))
     model.band_sequence.register_forward_hook(lambda part, _, output: items.append(output.shape[2]))  # (T, K, B, N)
     batch = (torch.randn(2, 1, 1_600), torch.randn(2, 2, 1, 1_600))
-    train.Module(model, TrainingConfig()).training_step(batch, 0).backward()
+    train.TrainingModule(model, TrainingConfig()).training_step(batch, 0).backward()
     assert modes == {(False, False)}
     assert sum(items) == 2
     assert all(parameter.grad is not None for parameter in model.heads.parameters())
@@ -362,7 +362,7 @@ def test_overfits_one_batch(tiny):
     drums = torch.randn(2, 1, 4_000) * torch.exp(-30 * (time % 0.125))
     targets = 0.3 * torch.stack([bass, drums], 1)  # (B, S, 1, L)
     batch = (targets.sum(1), targets)
-    module = train.Module(model, TrainingConfig())
+    module = train.TrainingModule(model, TrainingConfig())
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for step in range(200):
         optimizer.zero_grad()
@@ -375,13 +375,13 @@ def test_overfits_one_batch(tiny):
 def test_the_gradient_of_several_tasks_is_the_sum_of_theirs(small):
     both = small("drums", "bass").train()
     batch = (torch.randn(2, 1, 1_600), torch.randn(2, 2, 1, 1_600))
-    train.Module(both, TrainingConfig()).training_step(batch, 0).backward()
+    train.TrainingModule(both, TrainingConfig()).training_step(batch, 0).backward()
     expected = {}
     for number, source in enumerate(both.config.sources):
         single = small(source).train()
         weights = both.state_dict()
         single.load_state_dict({name: weights[name] for name in single.state_dict()})
-        train.Module(single, TrainingConfig()).training_step((batch[0], batch[1][:, number : number + 1]), 0).backward()
+        train.TrainingModule(single, TrainingConfig()).training_step((batch[0], batch[1][:, number : number + 1]), 0).backward()
         for name, parameter in single.named_parameters():
             expected[name] = expected.get(name, 0) + parameter.grad
     for name, parameter in both.named_parameters():
@@ -399,33 +399,33 @@ def test_accumulated_batches_are_one_step_of_a_large_one(small, songs, tmp_path)
 
 def test_the_moving_average_is_what_is_validated_and_kept(small, songs, tmp_path, monkeypatch):
     weights = []
-    original = train.Module.optimizer_step
+    original = train.TrainingModule.optimizer_step
 
     def optimizer_step(module, *args, **kwargs):
         original(module, *args, **kwargs)
-        weights.append(module.model.heads["drums"].mask_bias.detach().clone())
+        weights.append(module.model.heads.drums.mask_bias.detach().clone())
 
-    monkeypatch.setattr(train.Module, "optimizer_step", optimizer_step)
+    monkeypatch.setattr(train.TrainingModule, "optimizer_step", optimizer_step)
     config = TrainingConfig(**QUICK | {"max_epochs": 1}, ema=0.5)
     kept = fit(small("drums"), songs, config, tmp_path / "run", device="cpu").model
     average = weights[0]
     for value in weights[1:]:
         average = 0.5 * average + 0.5 * value
-    torch.testing.assert_close(kept.heads["drums"].mask_bias.detach(), average)
+    torch.testing.assert_close(kept.heads.drums.mask_bias.detach(), average)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_a_checkpoint_of_training_is_a_model(small, songs, tmp_path, ema):
     config = TrainingConfig(**QUICK | {"max_epochs": 1}, ema=ema)
     kept = fit(small("drums"), songs, config, tmp_path / "run", device="cpu").model
-    loaded = BSRNN.from_pretrained(tmp_path / "run" / "last.ckpt")
+    loaded = checkpoint.load(tmp_path / "run" / "last.ckpt")
     assert loaded.config == kept.config
     assert same(loaded.state_dict(), kept.state_dict())
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, songs, tmp_path, monkeypatch, what):
-    original = train.Module.training_step
+    original = train.TrainingModule.training_step
 
     def training_step(module, batch, number):
         loss = original(module, batch, number)
@@ -433,7 +433,7 @@ def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, 
             return loss
         return loss * torch.nan if what == "loss" else loss + 1e30 * loss**9 * 1e30
 
-    monkeypatch.setattr(train.Module, "training_step", training_step)
+    monkeypatch.setattr(train.TrainingModule, "training_step", training_step)
     config = TrainingConfig(1, max_epochs=2, epoch_size=5)
     with pytest.raises(FloatingPointError) as error:
         fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
@@ -442,19 +442,19 @@ def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, 
     assert len(set(drawn)) == 3
     assert str(error.value) == (f"loss or gradient is not finite in step 8; songs of the batch: {drawn[1]}; "
                                 f"last good checkpoint: {tmp_path / 'run' / 'last.ckpt'}")  # fmt: skip
-    assert BSRNN.from_pretrained(tmp_path / "run" / "model")
+    assert checkpoint.load(tmp_path / "run" / "model")
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_model_that_is_not_finite_in_validation_is_not_kept(small, songs, tmp_path, monkeypatch, epoch):
-    original = train.Module.optimizer_step
+    original = train.TrainingModule.optimizer_step
 
     def optimizer_step(module, *args, **kwargs):
         original(module, *args, **kwargs)
         if module.global_step == 5 * epoch + 4:  # counted after it; the last of an epoch: no gradient sees it
-            module.model.heads["drums"].mask_bias.data.fill_(torch.nan)
+            module.model.heads.drums.mask_bias.data.fill_(torch.nan)
 
-    monkeypatch.setattr(train.Module, "optimizer_step", optimizer_step)
+    monkeypatch.setattr(train.TrainingModule, "optimizer_step", optimizer_step)
     folder = tmp_path / "run"
     with pytest.raises(FloatingPointError) as error:
         fit(small("drums"), songs, TrainingConfig(**QUICK), folder, device="cpu")
@@ -465,7 +465,7 @@ def test_a_model_that_is_not_finite_in_validation_is_not_kept(small, songs, tmp_
     assert not (folder / "record.json").exists()
     assert (folder / "model").exists() == bool(epoch)
     if epoch:
-        weights = state(BSRNN.from_pretrained(folder / "model"))
+        weights = state(checkpoint.load(folder / "model"))
         assert all(value.isfinite().all() for value in weights.values())
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from bsrnn.model import BSRNN, Config
+from bsrnn import checkpoint
+from bsrnn.config import Config
+from bsrnn.model import BSRNN
 
 HERE = Path(__file__).parent
 SIZES = {"n_fft": 256, "sample_rate": 16_000, "chunk": 0.2, "feature_dim": 6, "hidden_dim": 5, "num_blstm_layers": 2,
@@ -27,7 +29,7 @@ def main() -> None:
         for parameter in model.parameters():  # norms are not left at one and zero
             torch.nn.init.uniform_(parameter, -0.5, 0.5)
         mixture = torch.randn(2, 2, config.n_fft // 2 + 1, 13, dtype=torch.complex64)
-        model.save_pretrained(HERE / name)
+        checkpoint.save(model, HERE / name)
         with torch.no_grad():
             vectors = {"mixture": mixture, "estimates": model(mixture)}
         save_file({key: torch.view_as_real(value).contiguous() for key, value in vectors.items()},

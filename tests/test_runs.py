@@ -1,10 +1,9 @@
 import pytest
 import yaml
+from bsrnn.study import PROFILES, Run, coverage, grid, training
 
 from bsrnn import records
-from bsrnn.model import Config
-from bsrnn.study import PROFILES, Run, coverage, grid, training
-from bsrnn.train import TrainingConfig
+from bsrnn.config import Config, TrainingConfig
 
 SETTINGS = {
     "schemas": ["v7", "generic"], "seeds": [0, 1], "base": ["drums", "bass"], "multitask": ["drums+bass+other"],

@@ -6,8 +6,8 @@ from plain import PlainBSRNN
 from torch.utils.flop_counter import FlopCounterMode
 
 from bsrnn.bands import BIN_CONVENTIONS
-from bsrnn.configs import CONFIGS, costs, describe, named_config
-from bsrnn.model import BSRNN, Config
+from bsrnn.config import CONFIGS, Config, costs, describe, named_config
+from bsrnn.model import BSRNN
 
 # parameters, mono: section IV-A4 of the paper, and the authors' later code with its two hidden layers
 PAPER = {"paper-vocals": 25_648_264, "paper-other": 25_648_264, "paper-bass": 24_917_512, "paper-drums": 26_578_312,

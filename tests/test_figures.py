@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from bsrnn.statistics import bootstrap_interval, comparisons
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.colors import to_rgb
@@ -12,7 +13,6 @@ from matplotlib.figure import Figure
 
 from bsrnn import plots
 from bsrnn.bands import SCHEMA_NAMES, band_schema
-from bsrnn.statistics import bootstrap_interval, comparisons
 
 matplotlib.use("Agg")
 

@@ -15,6 +15,7 @@ import librosa
 import numpy as np
 import pandas as pd
 import soundfile
+from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, pairs
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -25,7 +26,6 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from scipy.signal import stft
 
 from bsrnn.bands import A4, HEARING, BandSchema
-from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, pairs
 
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
 EXPERIMENTS = ("base", "longer", "longer_transfer", "scratch", "transfer", "multitask")

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bsrnn import plots
+from bsrnn import checkpoint, plots
 from bsrnn.data import Track
 from bsrnn.metrics import error_per_second, usdr
-from bsrnn.model import BSRNN
 from bsrnn.separate import separate
 
 AROUND = 1  # seconds before and after the one that is chosen
@@ -35,7 +34,7 @@ class Listening:
         import ipywidgets  # which only this needs
 
         self.tracks, self.worst, self._busy = {track.name: track for track in tracks}, worst, False
-        self._load = lru_cache(2)(lambda model: BSRNN.from_pretrained(checkpoints[model]))
+        self._load = lru_cache(2)(lambda model: checkpoint.load(checkpoints[model]))
         self._estimates = lru_cache(2)(self._separate)  # two, to go back and forth between models
         offers = {"track": list(self.tracks), "model": list(checkpoints), "source": [], "where": []}
         choices = [ipywidgets.Dropdown(options=options, description=name, layout={"width": "40em"})

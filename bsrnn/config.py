@@ -1,0 +1,256 @@
+"""Models and trainings as settings. Without torch, so that the command line answers at once.
+
+    paper-SOURCE     Luo & Yu, section IV-A4, with the paper's schema for that source
+    authors-SOURCE   the authors' later public code: two hidden layers in the mask estimation
+    small            the small model of this project, all four sources, generic schema
+
+All are mono: the paper separates the channels of a stereo song one by one with the same weights.
+"""
+
+import math
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from bsrnn.bands import BIN_CONVENTIONS, band_schema
+
+OVERLAP = 4  # windows over each sample: the hop is n_fft / 4 (Luo & Yu, section IV-A4: 2048 and 512)
+MOST_SOURCES = 100
+MOST_SEED = 2**32 - 1
+SPLITS = ("train", "validation", "test")  # of a data set
+FORMATS = {  # of stems: suffix, and what soundfile calls it
+    "wav": (".wav", "WAV", "FLOAT"),
+    "wav24": (".wav", "WAV", "PCM_24"),
+    "wav16": (".wav", "WAV", "PCM_16"),
+    "flac": (".flac", "FLAC", "PCM_24"),
+    "ogg": (".ogg", "OGG", "VORBIS"),
+    "mp3": (".mp3", "MP3", "MPEG_LAYER_III"),
+}
+LOUDNESS = ("rescale", "clamp")  # what becomes of stems that exceed what a format can hold
+
+
+def setting(default, text: str, least: float = -math.inf, most: float = math.inf, flag: str = ""):
+    """A field of a settings class.
+
+    Args:
+        default: of the field.
+        text: explains it, on the command line too.
+        least, most: limits of a number, both allowed.
+        flag: what the command line calls it, where that is not its name.
+    """
+    return field(default=default, metadata={"help": text, "least": least, "most": most, "flag": flag})
+
+
+def check(settings) -> None:
+    """See that the plain fields of a settings class have their types and lie within their limits.
+
+    Raises:
+        ValueError: one does not; of YAML's numbers, 1e-4 is text and 1.0e-4 a number.
+    """
+    for item in fields(settings):
+        value, kind, limits = getattr(settings, item.name), item.type, item.metadata
+        if kind not in (str, int, float, bool):
+            continue
+        if type(value) not in ((float, int) if kind is float else (kind,)):
+            raise ValueError(f"{item.name} must be of type {kind.__name__}, not {value!r}")
+        if kind in (int, float) and not limits["least"] <= value <= limits["most"]:
+            raise ValueError(f"{item.name} must be {_limits(**limits)}, not {value}")
+
+
+def _limits(least: float, most: float, **_) -> str:
+    parts = [f"at least {least:g}"] * math.isfinite(least) + [f"at most {most:g}"] * math.isfinite(most)
+    return " and ".join(parts) or "a number"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a model. The sizes are the paper's (section IV-A4), the rest is this project's choice;
+    `CONFIGS` holds the models of the paper and of its authors' later code."""
+
+    sources: tuple[str, ...] = ("vocals",)  # what the heads estimate
+    schema: str = setting(
+        "generic",
+        "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-48-60: notes per octave, number of edges",
+    )
+    sample_rate: int = setting(44_100, "of the model, in Hz", 1, 2**20)
+    n_fft: int = setting(2048, "FFT size in samples; the hop is a quarter of it", 4, 2**16)
+    chunk: float = setting(3.0, "seconds of the chunks that the model is trained on", 0, 120, "chunk_size_in_seconds")
+    feature_dim: int = setting(128, "features per band, N", 1, 2**13)
+    hidden_dim: int = setting(256, "of each BLSTM direction; if not given, twice feature_dim", 1, 2**13)
+    num_blstm_layers: int = setting(12, "pairs of BLSTMs, one along time and one along bands", 1, 100)
+    mlp_dim: int = setting(512, "units of each hidden layer of the mask estimation", 1, 2**13)
+    mlp_layers: int = setting(1, "hidden layers of the mask estimation; 2 in the authors' later code", 1, 100)
+    bin_convention: str = setting("centre", "how Hz become bins, see bands.py; floor in the authors' code")
+    standardize: bool = setting(True, "show the network a standardized spectrogram, not the plain one of the paper")
+    eps: float = setting(1e-5, "of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1)
+
+    def __post_init__(self):
+        object.__setattr__(self, "sources", tuple(self.sources))
+        check(self)
+        legal = all(
+            isinstance(source, str) and re.fullmatch(r"[^/\\.\x00-\x1f\x7f]+", source) for source in self.sources
+        )
+        if not self.sources or not legal or len(set(self.sources)) < len(self.sources):  # they name files and modules
+            raise ValueError(f"sources must be one or more different names without any of / \\ ., not {self.sources!r}")
+        if len(self.sources) > MOST_SOURCES:
+            raise ValueError(f"a model has at most {MOST_SOURCES} sources, not {len(self.sources)}")
+        if self.n_fft % OVERLAP:
+            raise ValueError(f"n_fft must be a multiple of {OVERLAP}, not {self.n_fft}")
+        if self.chunk * self.sample_rate < 1:
+            raise ValueError(f"chunk must be longer than a sample, not {self.chunk:g} s")
+        if self.bin_convention not in BIN_CONVENTIONS:
+            raise ValueError(f"bin_convention must be one of {', '.join(BIN_CONVENTIONS)}, not {self.bin_convention!r}")
+
+    @classmethod
+    def of(cls, values: Mapping, origin: object) -> "Config":
+        """The configuration that a file holds as `values`.
+
+        Raises:
+            ValueError: it is none of ours; the message names the `origin`.
+        """
+        names = {item.name for item in fields(cls)}
+        if not isinstance(values, dict) or not {"sources", "schema"} <= set(values) <= names:
+            raise ValueError(f"{origin} is of another architecture: a model is told by {', '.join(sorted(names))}")
+        try:
+            return cls(**values)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{origin} is of another architecture: {error}") from None
+
+    def bins(self) -> tuple[tuple[int, int], ...]:
+        """The half-open bin range of every band."""
+        return band_schema(self.schema).bins(self.sample_rate, self.n_fft, self.bin_convention)
+
+    @property
+    def chunk_samples(self) -> int:
+        """Samples of a chunk."""
+        return round(self.chunk * self.sample_rate)
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames T of a chunk's spectrogram."""
+        return self.chunk_samples // (self.n_fft // OVERLAP) + 1
+
+
+_SCHEMAS = {"vocals": "v7", "bass": "bass", "drums": "drums", "other": "v7"}  # section V-A
+_PAPER = {source: Config((source,), schema, standardize=False) for source, schema in _SCHEMAS.items()}
+
+CONFIGS = {
+    **{f"paper-{source}": config for source, config in _PAPER.items()},
+    **{
+        f"authors-{source}": replace(config, mlp_layers=2, bin_convention="floor", eps=2**-23)
+        for source, config in _PAPER.items()
+    },
+    "small": Config(tuple(_SCHEMAS), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
+}
+
+
+def named_config(name: str) -> Config:
+    """The configuration of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in CONFIGS:
+        raise ValueError(f"unknown model {name!r}: choose from {', '.join(CONFIGS)}")
+    return CONFIGS[name]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one module of a model takes."""
+
+    module: str
+    parameters: int
+    macs: float  # multiply-accumulates of its matrix products per second of audio and channel
+
+
+def costs(config: Config) -> list[Cost]:
+    """The cost of every module of a model by arithmetic, in the order of the data, each head by its source.
+
+    Counted are the products of features with weights, as in the plain definition of the model: not norms, gates, the
+    STFT or the product of mask and mixture, which are together below 1% of the paper's model. A second of audio is one
+    of a chunk, so overlapping chunks cost that many times more.
+    """
+    bins = config.bins()
+    K, F, N, H, M = len(bins), bins[-1][1], config.feature_dim, config.hidden_dim, config.mlp_dim
+    directions, gates, parts, halves = 2, 4, 2, 2  # of a BLSTM, of an LSTM cell; real and imaginary; value and gate
+    lstm = directions * gates * H * (N + H)
+    lstm_biases = directions * gates * H * 2  # torch keeps two
+    projection = directions * H * N
+    inner = M * M * (config.mlp_layers - 1)  # between the hidden layers
+    outputs = F * parts * halves
+    layers = 2 * config.num_blstm_layers
+    rate = config.chunk_frames / config.chunk  # frames per second
+    norm = 2 * N  # gain and bias
+    head_parameters = K * (norm + N * M + inner + M * config.mlp_layers) + outputs * M + outputs
+    head_macs = rate * (K * (N * M + inner) + outputs * M)
+    return [
+        Cost("band_split", 2 * F * parts + F * parts * N + K * N, rate * F * parts * N),
+        Cost(
+            "band_sequence",
+            layers * (norm + lstm + lstm_biases + projection + N),
+            rate * layers * K * (lstm + projection),
+        ),
+        *(Cost(f"heads.{source}", head_parameters, head_macs) for source in config.sources),
+    ]
+
+
+def describe(config: Config) -> str:
+    """A model in words and a table: sources, bands, what a frame of its output depends on, cost per module."""
+    rows, bins = costs(config), config.bins()
+    starts = " ".join(f"{start * config.sample_rate / config.n_fft:.0f}" for start, _ in bins)
+    total = Cost("total", sum(row.parameters for row in rows), math.fsum(row.macs for row in rows))
+    table = "\n".join(f"{row.module:<16}{row.parameters:>12,}{row.macs / 1e9:>12.3f}" for row in [*rows, total])
+    return (
+        f"sources         {', '.join(config.sources)}\n"
+        f"bands           {len(bins)} ({config.schema}, {config.bin_convention}), with their first bins at these Hz:\n"
+        f"{textwrap.fill(starts, 100, initial_indent=' ' * 16, subsequent_indent=' ' * 16)}\n"
+        f"STFT            {config.n_fft} / {config.n_fft // OVERLAP} samples at {config.sample_rate} Hz\n"
+        f"chunk           {config.chunk:g} s, {config.chunk_frames} frames: each output frame sees them all\n"
+        f"channels        separated one by one, with the same weights\n\n"
+        f"module            parameters      GMAC/s\n{table}\n\n"
+        "GMAC/s: billions of multiply-accumulates per second of audio, for one channel"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train. The defaults are the paper's (section IV-A, samples in IV-A1 and IV-A2); the batch is that of one
+    of its eight GPUs. What is "ours" is not in the paper, and off by default."""
+
+    batch_size: int = setting(2, "samples in a batch of one process", 1, 2**16)
+    accumulate: int = setting(1, "batches per step", 1, 2**16)
+    max_epochs: int = setting(100, "epochs at most", 1, 10**6)
+    epoch_size: int = setting(
+        0, "samples in an epoch; 0: as many chunks as the songs hold; the paper: 10,000 batches", 0, 2**40
+    )
+    lr: float = setting(1e-3, "learning rate of Adam", 1e-12, 10)
+    lr_decay: float = setting(0.98, "factor on the learning rate every two epochs", 1e-6, 10)
+    clip_grad_norm: float = setting(5.0, "largest norm of the gradient; inf: any", 1e-12)
+    patience: int = setting(10, "epochs without a better validation before training stops", 1, 10**6)
+    ema: float = setting(
+        0.0, "ours: decay per step of a moving average of the weights, which is then kept; 0: none", 0, 1 - 1e-9
+    )
+    salient: bool = setting(True, "take segments in which the source sounds, or any")
+    segment: float = setting(
+        6.0, "seconds of a segment; a sample is a crop of it as long as the model's chunk", 0.1, 3600
+    )
+    aligned: float = setting(0.0, "ours: share of samples that are a song as it is mixed, where a target sounds", 0, 1)
+    target_songs: bool = setting(False, "ours: take stems from songs in which a target sounds, a target at a time")
+    equal_levels: bool = setting(False, "ours: bring the stems of different songs to one level before their gains")
+    gain_db: float = setting(
+        10.0, "gains are uniform within plus and minus this; an aligned sample has one for all", 0, 100
+    )
+    drop: float = setting(0.1, "probability that a source is left out of a sample that is not aligned", 0, 1 - 1e-9)
+    peak_division: bool = setting(True, "divide mixture and targets by the largest of their peaks")
+    pitch: float = setting(
+        0.0, "ours: play stems faster and higher or slower and lower, by up to so many semitones", 0, 24
+    )
+    portion: float = setting(1.0, "share of the training songs", 1e-9, 1)
+    validation_seconds: float = setting(0.0, "of each validation song, from its middle; 0: all of it", 0, 10**6)
+    bf16: bool = setting(False, "compute matrix products in bfloat16, on devices that have it")
+    workers: int = setting(0, "processes that read data beside the training", 0, 1024, "data_loader_workers")
+
+    def __post_init__(self):
+        check(self)

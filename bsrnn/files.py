@@ -1,0 +1,106 @@
+"""Files that are written whole or not at all, and where a repository's own files lie."""
+
+import csv
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def root() -> Path:
+    """The folder of the repository: $BSRNN_ROOT, else the nearest folder from here upwards that holds `profiles/`."""
+    if folder := os.environ.get("BSRNN_ROOT"):
+        return Path(folder).resolve()
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "profiles").is_dir()), here)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields a path to write to, of the same name; at the end the file appears at `path`, or not at all."""
+    with written_together(path.parent) as folder:
+        yield folder / path.name
+
+
+@contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
+    goes wrong before, nothing appears.
+
+    Raises:
+        OSError: nothing can be written to the folder, or a folder is in a file's place.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".partial-")
+        except (FileExistsError, NotADirectoryError):
+            raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
+        except OSError as error:
+            raise OSError(f"{folder}: cannot be written to ({error.strerror})") from None
+        with temporary as partial:
+            yield Path(partial)
+            files = sorted(Path(partial).iterdir())
+            for file in files:
+                if (folder / file.name).is_dir():
+                    raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
+            for file in files:
+                os.replace(file, folder / file.name)
+    except BaseException:
+        for path in made:
+            with suppress(OSError):  # not empty, or not there
+                path.rmdir()
+        raise
+
+
+def save_json(path: Path, content: Mapping) -> Path:
+    """Write a mapping as indented JSON."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
+    """Write rows of the same columns, at least one, as CSV: floats with 4 decimals, so that a rerun on another day
+    gives the same file, and NaN as nothing."""
+
+    def cell(value):
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.4f}"
+        return value
+
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(rows[0])
+        table.writerows([cell(value) for value in row.values()] for row in rows)
+    return path
+
+
+def check_same(before: Mapping, now: Mapping, subject: str, remedy: str) -> None:
+    """See that what a result depends on is what one that is there depends on.
+
+    Args:
+        before, now: settings, nested or not.
+        subject: what is there, for the message.
+        remedy: what else the user can do than remove it.
+
+    Raises:
+        ValueError: a setting differs.
+    """
+    flat_before, flat_now = _flat(before), _flat(now)
+    for name in sorted(flat_before.keys() | flat_now.keys()):
+        old, new = flat_before.get(name), flat_now.get(name)
+        if old != new:
+            raise ValueError(f"{subject} with other settings ({name}: {old}, now {new}): remove it or {remedy}")
+
+
+def _flat(settings: Mapping, prefix: str = "") -> dict:
+    """Nested settings as one mapping, with dotted names."""
+    flat = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -1,0 +1,1 @@
+"""What makes experiments of the package: runs, results, statistics, figures, listening."""
