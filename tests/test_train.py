@@ -638,4 +638,4 @@ def test_the_bar_in_a_terminal_shows_loss_score_and_speed(songs, tmp_path):
         pass
     os.close(main)
     assert process.wait() == 0, shown.decode()
-    assert re.search(rb"Epoch 1:.*chunk/s.*step_loss=\d.*validation_usdr=-?\d", shown)
+    assert re.search(rb"Epoch 1:.*it/s.*step_loss=\d.*validation_usdr=-?\d", shown)
