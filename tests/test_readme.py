@@ -26,7 +26,8 @@ profiles = pytest.mark.parametrize("profile", PROFILES)
 
 
 def blocks(path, language=""):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXTS[path.name], re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```", TEXTS[path.name], re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
 
 
 def rows(profile, table):
