@@ -252,6 +252,8 @@ def read_rows(file: Path) -> list[dict]:
     """
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
+    if not rows:
+        raise ValueError(f"{file}: holds no rows")
     return [{name: row[name] for name in COLUMNS} | {"value": float(row["value"] or "nan")} for row in rows]
 
 

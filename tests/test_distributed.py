@@ -107,4 +107,4 @@ def test_a_random_seed_is_refused_where_processes_must_agree(command):
     done = subprocess.run([sys.executable, "-m", "bsrnn.cli", "--seed", "-1", *command("run")[5:]], text=True,
                           capture_output=True, env=os.environ | {"WORLD_SIZE": "2", "RANK": "0"})  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == "bsrnn: several processes need the same --seed: give one\n"
+    assert done.stderr == "bsrnn train: several processes need the same --seed: give one\n"
