@@ -178,7 +178,7 @@ def play_vocals(rng: np.random.Generator, score: Score) -> np.ndarray:
 
 PLAYERS = {"drums": play_drums, "bass": play_bass, "other": play_other, "vocals": play_vocals}
 STEMS = tuple(PLAYERS)
-LEVELS = {"drums": -0.5, "bass": -1.0, "other": 0.5, "vocals": 1.5}  # dB
+LEVELS = {"drums": -1.0, "bass": -1.8, "other": 0.0, "vocals": 2.2}  # dB
 
 
 def song(index: int, split: str = "train", seed: int = 0, seconds: float = 12.0) -> dict[str, np.ndarray]:
