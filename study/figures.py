@@ -1,7 +1,7 @@
 """Every figure of the study, as functions of tables, arrays and schemas.
 
 A function takes data and returns a matplotlib figure; it runs no model, saves nothing and leaves pyplot alone. A
-notebook shows the figure once, as the last expression of a cell, and `records.save_figure` writes it. Colour is never
+notebook shows the figure once, as the last expression of a cell, and `results.save_figure` writes it. Colour is never
 the only code: V7 is red and round, the generic schema blue and square, any other grey or purple and of another shape.
 """
 
@@ -15,7 +15,7 @@ import librosa
 import numpy as np
 import pandas as pd
 import soundfile
-from bsrnn.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, pairs
+from study.statistics import CELL, TRIVIAL, bootstrap_interval, name_of, pairs
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
@@ -156,17 +156,17 @@ def _set_name(sources: str) -> str:
     return sources if len(names) == 1 else "+".join(name[:1] for name in names)
 
 
-def _cell_name(experiment: str = "", base_source: str = "", source: str = "", schema: str = "", **_: str) -> str:
+def _cell_name(experiment: str = "", learned: str = "", source: str = "", schema: str = "", **_: str) -> str:
     """What a cell is called on an axis or above a panel, by those columns of `CELL` that tell it apart."""
     if experiment == "base":
         return source
     if experiment in ("transfer", "longer_transfer"):
-        return "longer " * (experiment == "longer_transfer") + f"{_set_name(base_source)}\n→ {source}"
+        return "longer " * (experiment == "longer_transfer") + f"{_set_name(learned)}\n→ {source}"
     if experiment == "multitask":
-        return _set_name(base_source or source) + f":\n{source}" * bool(base_source)
+        return _set_name(learned or source) + f":\n{source}" * bool(learned)
     if experiment:
         return f"{experiment}:\n{_set_name(source)}"
-    return "\n".join(filter(None, (source, base_source, schema)))
+    return "\n".join(filter(None, (source, learned, schema)))
 
 
 def _schema_order(names: Iterable[str]) -> list[str]:
@@ -334,13 +334,13 @@ def learning_curves(runs: pd.DataFrame) -> Figure:
     A line is the mean over seeds, as far as all of them went, its band the range from the lowest seed to the highest.
 
     Args:
-        runs: rows of `records.load_runs`.
+        runs: rows of `results.load_runs`.
 
     Raises:
         ValueError: runs of a line have the same seed, so differ in something else.
     """
     # trainings differ much in length
-    figure, lines = _lines(runs, ["experiment", "base_source", "source"], sharex=False)
+    figure, lines = _lines(runs, ["experiment", "learned", "source"], sharex=False)
     for ax, style, rows in lines:
         if rows["seed"].duplicated().any():
             raise ValueError(f"{rows['run'].iloc[0]} and another have one seed: choose runs of one size and portion")
@@ -369,7 +369,7 @@ def usdr_against(scores: pd.DataFrame, x: str, label: str) -> Figure:
     scores = scores[scores["metric"] == "uSDR"]
     values = np.unique(scores[x])
     ticks = values[np.insert(values[1:] > 1.2 * values[:-1], 0, True)]  # one for schemas that hardly differ in size
-    figure, lines = _lines(scores, ["experiment", "base_source", "source"])
+    figure, lines = _lines(scores, ["experiment", "learned", "source"])
     for ax, style, rows in lines:
         tables = {value: each.pivot_table("value", "run", "track") for value, each in rows.groupby(x)}
         ax.errorbar(list(tables), *_errors(tables.values()), ms=6, mec="white", capsize=3, **style)
@@ -480,14 +480,14 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
     its ends.
 
     Args:
-        scores: tidy score rows with columns run, experiment, schema, base_source, source, split, track, metric and
+        scores: tidy score rows with columns run, experiment, schema, learned, source, split, track, metric and
             value (dB); baselines are rows of the experiment "baseline": runs "mixture", "silence" and oracles.
         metric: which rows to draw.
 
     Raises:
         ValueError: no run has such a score, or the rows mix splits.
     """
-    scores = scores[scores["metric"] == metric].fillna({"base_source": "", "schema": ""})
+    scores = scores[scores["metric"] == metric].fillna({"learned": "", "schema": ""})
     finite = scores[np.isfinite(scores["value"].astype(float))]
     baseline = finite["experiment"] == "baseline"
     runs, splits = finite[~baseline], " and ".join(sorted(scores["split"].unique()))
@@ -497,7 +497,7 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
 
     tables = {  # (experiment, base source, source, schema) -> scores (tracks, runs)
         key: rows.pivot_table(index="track", columns="run", values="value")
-        for key, rows in runs.groupby(["experiment", "base_source", "source", "schema"])
+        for key, rows in runs.groupby(["experiment", "learned", "source", "schema"])
     }
     mean, reach = _errors(table.T for table in tables.values())
     means = pd.DataFrame({"mean": mean, "below": reach[0], "above": reach[1]}, pd.MultiIndex.from_tuples(tables))
@@ -523,8 +523,17 @@ def usdr_comparison(scores: pd.DataFrame, metric: str = "uSDR") -> Figure:
             errors = shown[["below", "above"]].to_numpy().T
             ax.errorbar(x, shown["mean"], errors, ms=8, mec="white", capsize=4, zorder=3, linestyle="", **style)
             for place, row in zip(x, shown.itertuples(), strict=True):
-                ax.annotate(f"{row.mean:.2f}", (place, row.mean + row.above), (0, 4), textcoords="offset points",
-                            color=style["color"], size=10, ha="center", weight="bold", path_effects=_OUTLINE)
+                ax.annotate(
+                    f"{row.mean:.2f}",
+                    (place, row.mean + row.above),
+                    (0, 4),
+                    textcoords="offset points",
+                    color=style["color"],
+                    size=10,
+                    ha="center",
+                    weight="bold",
+                    path_effects=_OUTLINE,
+                )
         ax.axhline(0, color=_INK, linewidth=1, label="silence (0 dB)")
         ax.margins(y=0.09)
         ax.set(title=source, xlim=(-0.5, len(trainings) - 0.5))
@@ -601,7 +610,7 @@ def differences(table: pd.DataFrame) -> Figure:
     # questions about schemas to the left, in grey; those about training to the right, a colour per schema
     columns = [column for column in ([name for name, rows in questions.items() if (rows["schema"] == "").all() == left]
                                      for left in (True, False)) if column]  # fmt: skip
-    cells = {name: _ordered(rows[["experiment", "base_source", "source"]].itertuples(index=False, name=None))
+    cells = {name: _ordered(rows[["experiment", "learned", "source"]].itertuples(index=False, name=None))
              for name, rows in questions.items()}  # fmt: skip
     heights = [[len(cells[name]) + 1.6 for name in column] for column in columns]
     figure = _Figure(figsize=(5.2 * len(columns) + 1, 0.8 + 0.26 * max(map(sum, heights))), dpi=110,
@@ -629,7 +638,7 @@ def _draw_differences(ax: Axes, rows: pd.DataFrame, cells: Sequence[tuple[str, .
         style = _style(schema, schemas) if schema else {"color": _INK, "marker": "D"}
         shift = (index - (len(shown) - 1) / 2) * 0.3
         for row in part.itertuples():
-            place = cells.index((row.experiment, row.base_source, row.source)) + shift
+            place = cells.index((row.experiment, row.learned, row.source)) + shift
             ends = [[row.difference - row.low], [row.high - row.difference]]
             face = "white" if row.better == "no support" else style["color"]
             ax.errorbar(row.difference, place, xerr=ends, ms=6, mfc=face, capsize=2, linestyle="", **style)
