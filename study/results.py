@@ -29,6 +29,7 @@ from study import runs, statistics
 
 IDENTITY = ("experiment", "schema", "learned", "base_run", "seed")  # what a run is
 BASELINE = dict.fromkeys(IDENTITY, "") | {"experiment": "baseline", "seed": 0}
+NUMBERED = ("01_band_schemas", "05_usdr_comparison", "06_listening")
 SPREADS = 2  # standard deviations over seeds within which a rerun agrees
 
 
@@ -53,10 +54,8 @@ def checkpoint(profile: str, run: str, folder: str = "results") -> Path:
 
 
 def save_table(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table as CSV, numbers rounded to 4 decimals so that a rerun on another day gives the same file."""
-    with files.written_whole(path) as partial:
-        table.to_csv(partial, index=False, float_format="%.4f", lineterminator="\n")
-    return path
+    """Write a table as CSV, see `files.save_rows`."""
+    return files.save_rows(path, table.to_dict("records"))
 
 
 def save_figure(figure, profile: str, name: str) -> Path:
@@ -80,15 +79,15 @@ def save_run(profile: str, run: str, rows: Sequence[Mapping]) -> None:
         profile, run: which.
         rows: of `evaluate.evaluate`.
     """
-    folder, scores = working(profile), pd.DataFrame(rows)
+    folder = working(profile)
     record = json.loads((folder / run / "record.json").read_text())
-    means = scores.groupby(["split", "metric", "source"])["value"].mean().round(4)
+    means = pd.DataFrame(rows).groupby(["split", "metric", "source"])["value"].mean().round(4)
     known = {" ".join(key): value for key, value in means.items() if math.isfinite(value)}
     files.save_json(folder / "runs" / f"{run}.json", {**record, "profile": profile, "scores": known})
     files.save_rows(folder / "scores" / f"{run}.csv", rows)
     with files.written_together(checkpoint(profile, run, "runs")) as partial:
         shutil.copytree(folder / run / "model", partial, dirs_exist_ok=True)
-        (partial / "README.md").write_text(model_card(record, profile, scores))
+        (partial / "README.md").write_text(model_card(record, profile, pd.DataFrame(rows)))
 
 
 def load_scores(profile: str, folder: str = "results") -> pd.DataFrame:
@@ -96,39 +95,35 @@ def load_scores(profile: str, folder: str = "results") -> pd.DataFrame:
     baselines are of the experiment "baseline"."""
     tables = []
     for file in sorted((results(profile, folder) / "scores").glob("*.csv")):
-        table = pd.read_csv(file, dtype={"track": str}, keep_default_na=False, na_values={"value": ["", "nan"]})
-        run = BASELINE if file.stem == "baseline" else _record(profile, folder, file.stem)
-        tables.append(table.assign(**{name: run[name] for name in IDENTITY}))
+        table = pd.read_csv(file, dtype={"track": str}, keep_default_na=False, na_values={"value": [""]})
+        record = _record(profile, folder, file.stem) if file.stem != "baseline" else BASELINE
+        tables.append(table.assign(**{name: record[name] for name in IDENTITY}))
     if not tables:
         raise FileNotFoundError(f"no scores in {folder}/{profile}/scores: run `make reproduce PROFILE={profile}` first")
     return pd.concat(tables, ignore_index=True)
 
 
+def load_runs(profile: str, folder: str = "results") -> pd.DataFrame:
+    """The run records of a profile, a row each: `run`, what it is (see `IDENTITY`), `source` (all of the run's, joined
+    by "+"), `parameters`, all other settings of model and training, and `history`, a mapping per epoch."""
+    names = sorted(file.stem for file in (results(profile, folder) / "runs").glob("*.json"))
+    records = [_record(profile, folder, name) for name in names]
+    return pd.DataFrame([record["model"] | record["training"] | record for record in records])
+
+
 def _record(profile: str, folder: str, run: str) -> dict:
     record = json.loads((results(profile, folder) / "runs" / f"{run}.json").read_text())
-    return record | {"schema": record["model"]["schema"]}
-
-
-def load_runs(profile: str, folder: str = "results") -> pd.DataFrame:
-    """The run records of a profile, a row each: `run`, what it is (see `IDENTITY`), `source` (all of the run's, joined by
-    "+"), `parameters`, all other settings of model and training, and `history`, a mapping per epoch."""
-    rows = []
-    for file in sorted((results(profile, folder) / "runs").glob("*.json")):
-        record = _record(profile, folder, file.stem)
-        known = {name: record[name] for name in ("run", *IDENTITY, "parameters", "history")}
-        rows.append(record["model"] | record["training"] | known | {"source": "+".join(record["model"]["sources"])})
-    return pd.DataFrame(rows)
+    return record | {"schema": record["model"]["schema"], "source": "+".join(record["model"]["sources"])}
 
 
 def coverage(profile: str) -> pd.DataFrame:
     """How much of a profile's runs has published scores: a row per cell, a column per schema that says of how many
     seeds, such as "2 of 3", empty where the profile has no such cell."""
-    settings, listed = runs.load(profile)
-    table = pd.DataFrame([(run.experiment, run.learned, "+".join(run.sources), run.schema, run.name) for run in listed])
-    table.columns = ["experiment", "learned", "source", "schema", "run"]
-    table["done"] = [(results(profile) / "scores" / f"{run}.csv").is_file() for run in table["run"]]
-    cells = table.groupby(["experiment", "learned", "source", "schema"], sort=False)["done"].agg(["sum", "size"])
-    counts = cells["sum"].astype(str) + " of " + cells["size"].astype(str)
+    columns, done = ["experiment", "learned", "source", "schema"], results(profile) / "scores"
+    rows = [(run.experiment, run.learned, "+".join(run.sources), run.schema, (done / f"{run.name}.csv").is_file())
+            for run in runs.load(profile)[1]]  # fmt: skip
+    seeds = pd.DataFrame(rows, columns=[*columns, "done"]).groupby(columns, sort=False)["done"].agg(["sum", "size"])
+    counts = seeds["sum"].astype(str) + " of " + seeds["size"].astype(str)
     return counts.unstack(fill_value="", sort=False).rename_axis(columns=None).reset_index()
 
 
@@ -139,58 +134,49 @@ def compare(profile: str) -> pd.DataFrame:
         columns cell (source of a run), published, reproduced and difference in dB, `allowed`, two standard deviations
         over the published seeds of the cell, and the verdict: agrees or differs, or "one seed" where none can be told.
     """
-    named, means = ["run", "source"], []
+    tables = []
     for folder in ("results", "runs"):
-        scores = load_scores(profile, folder).query("metric == 'uSDR' and split == 'test' and experiment != 'baseline'")
-        means.append(scores.groupby([*statistics.CELL, "run"])["value"].mean().rename(folder).reset_index())
-    means[0]["allowed"] = SPREADS * means[0].groupby(list(statistics.CELL))["results"].transform("std")
-    table = means[1].merge(means[0][[*named, "results", "allowed"]], on=named, how="left")
-    table = table.rename(columns={"results": "published", "runs": "reproduced"})
+        scores = load_scores(profile, folder).query("metric == 'uSDR' and experiment != 'baseline'")
+        tables.append(scores.groupby([*statistics.CELL, "run"])["value"].mean())
+    table = pd.DataFrame(dict(zip(("published", "reproduced"), tables, strict=True)))
     table["difference"] = table["reproduced"] - table["published"]
+    table["allowed"] = SPREADS * table.groupby(list(statistics.CELL))["published"].transform("std")
     table["verdict"] = (table["difference"].abs() <= table["allowed"]).map({True: "agrees", False: "differs"})
-    table.loc[table["allowed"].isna(), "verdict"] = "one seed"
-    table.loc[table["published"].isna(), "verdict"] = "not published"
-    table["cell"] = table["source"] + " of " + table["run"]
-    return table[["cell", "published", "reproduced", "difference", "allowed", "verdict"]]
+    table.loc[table["allowed"].isna() | table["published"].isna(), "verdict"] = "one seed"
+    table = table.dropna(subset="reproduced").reset_index()
+    table.insert(0, "cell", table["source"] + " of " + table["run"])
+    return table.drop(columns=[*statistics.CELL, "run"])
 
 
 def publish(profile: str) -> None:
     """Copy what was rerun of a profile to its results and figures, and write its tables."""
     made, published = working(profile), results(profile)
-    for part in ("runs", "scores", "checkpoints", "audio", "bands.csv"):
-        for file in (made / part).rglob("*") if (made / part).is_dir() else [made / part]:
-            if file.is_file() and not file.name.endswith(".settings.json"):
-                _copy(file, published / file.relative_to(made))
-    for file in (made / "figures").glob("*.png"):
-        _copy(file, figures(profile) / file.name)
-    if profile != "demo":  # whose executed notebooks are those in notebooks/
-        settings, listed = runs.load(profile)
-        first = {run.experiment: run.name for run in reversed(listed) if run.schema == settings["schemas"][-1]}
-        for name in ("01_*", "05_*", "06_*", *(first[experiment] for experiment in ("base", "multitask", "transfer"))):
-            for file in (made / "notebooks").glob(f"{name}.ipynb"):
-                _copy(file, published / "notebooks" / file.name)
+    settings, listed = runs.load(profile)
+    for part in ("runs", "scores", "checkpoints", "audio", "figures"):
+        to, ignored = figures(profile) if part == "figures" else published / part, ("*.settings.json", "*.svg")
+        if (made / part).is_dir():
+            shutil.copytree(made / part, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored))
+    # the executed notebooks of the demo are those in notebooks/
+    first = {run.experiment: run.name for run in reversed(listed) if run.schema == settings["schemas"][-1]}
+    read = [f"notebooks/{name}.ipynb" for name in (first["base"], first["multitask"], first["transfer"], *NUMBERED)]
+    for name in ["bands.csv", *(read if profile != "demo" else ())]:
+        if (made / name).is_file():
+            (published / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(made / name, published / name)
     write_tables(profile)
-
-
-def _copy(file: Path, to: Path) -> None:
-    with files.written_whole(to) as partial:
-        shutil.copyfile(file, partial)
 
 
 def write_tables(profile: str) -> None:
     """Write results/<profile>/README.md whole, and, of a study, the tables in it as CSV."""
     folder = results(profile)
     if profile == "benchmark":
-        text = (
-            "# Speed and memory\n\nWhat `make benchmark` last measured; `notebooks/07_model_size.ipynb` explains it.\n"
-        )
-        sections = {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
+        text, sections = BENCHMARK, {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
     else:
         scores = load_scores(profile).query("split == 'test'")
         cells, answers = statistics.gains(scores), statistics.comparisons(scores)
         save_table(folder / "summary.csv", cells)
         save_table(folder / "comparisons.csv", answers)
-        text = CELLS.format(profile=profile)
+        text = STUDY.format(profile=profile)
         sections = {"What was run": coverage(profile), "Every cell": cells.drop(columns="split")}
         for topic, rows in answers.drop(columns="split").groupby("topic"):
             sections[f"Questions: {topic}"] = rows.drop(columns="topic").loc[:, (rows != "").any()]
@@ -212,18 +198,24 @@ def markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(cell(value) for value in row)} |\n" for row in rows)
 
 
-CELLS = """# Results of the `{profile}` profile
+BENCHMARK = """# Speed and memory
+
+What `make benchmark` last measured, written by it; `notebooks/07_model_size.ipynb` explains the columns.
+"""
+
+STUDY = """# Results of the `{profile}` profile
 
 Written by `python -m study.results tables {profile}` from `scores/` and `runs/`. All scores are of test songs, in dB.
 
 *What was run* counts the seeds with scores, by band schema, of those that `profiles/{profile}.yaml` lists. *Every cell*
-has the mean over songs, then over seeds; *trivial* is the better of mixture and silence, *gain* what a model has over it,
-and oracles know the sources: IRM is the ideal ratio mask, STFT what any complex mask could reach. `run` names the runs as
-a shell would; the record of each is `runs/<run>.json`. `learned` are the sources that the extractor was trained on.
+has the mean over songs, then over seeds; *trivial* is the better of mixture and silence, *gain* what a model has over
+it, and oracles know the sources: IRM is the ideal ratio mask, STFT what any complex mask could reach. `learned` are the
+sources that the extractor was trained on; `run` names the runs as a shell would, whose records are `runs/<run>.json`.
 
 *Questions* compare cells song by song: *first* and *second* are the means of the two sides, then their difference with
-its 95% interval (bootstrap over songs and runs), the rank-biserial correlation, and p of Wilcoxon's signed-rank test after
-Holm's correction within the topic. *better* names a side only where interval and test agree and each side has three runs.
+its 95% interval (bootstrap over songs and runs), the rank-biserial correlation, and p of Wilcoxon's signed-rank test
+after Holm's correction within the topic. *better* names a side only where interval and test agree, and each side has
+three runs or more.
 """
 
 CARD = """---
@@ -233,8 +225,8 @@ tags: [music-source-separation, band-split-rnn]
 
 # {run}
 
-A band-split RNN that estimates {sources} of a song: {parameters:,} parameters, {bands} bands ({schema}), {sample_rate:,} Hz.
-A run of the `{profile}` profile of Refined BSRNN{base}.
+A band-split RNN that estimates {sources} of a song: {parameters:,} parameters, {bands} bands ({schema}), {sample_rate:,}
+Hz. A run of the `{profile}` profile of Refined BSRNN{base}.
 
 ```python
 from bsrnn import Separator, audio
@@ -245,8 +237,8 @@ stems = separator(*audio.read("song.wav"))  # source -> (channels, samples)
 
 - Data: {songs[train]} songs for training and {songs[validation]} for validation, fingerprint `{data}`; the repository
   says what they are and under which licences.
-- Budget: {steps:,} steps of {batch} chunks of {chunk:g} s, {hours:.1f} hours of mixtures, seed {seed}; {minutes:.1f} minutes
-  on {hardware} (threads: {threads}).
+- Budget: {steps:,} steps of {batch} chunks of {chunk:g} s, {hours:.1f} hours of mixtures, seed {seed};
+  {minutes:.1f} minutes on {hardware} (threads: {threads}).
 - Kept: epoch {kept} of {epochs}, the best in validation.
 - Licence: MIT for code and weights; the songs have licences of their own.
 
@@ -270,10 +262,10 @@ def model_card(record: Mapping, profile: str, scores: pd.DataFrame) -> str:
         scores.groupby(["split", "source", "metric"], sort=False)["value"].agg(["mean", "count"]).unstack(sort=False)
     )
     table = table["mean"].assign(tracks=table["count", "uSDR"]).reset_index()
-    values = model | record | {"sources": ", ".join(model["sources"]), "steps": steps, "batch": batch}
+    values = model | record | {"sources": ", ".join(model["sources"]), "profile": profile, "epochs": len(history)}
     values |= {"base": f", on the frozen extractor of {record['base_run']}" if record["base_run"] else ""}
-    values |= {"hours": steps * batch * model["chunk"] / 3600, "minutes": record["seconds"] / 60, "profile": profile}
-    return CARD.format(**values, kept=best["epoch"] + 1, epochs=len(history)) + markdown(table)
+    values |= {"hours": steps * batch * model["chunk"] / 3600, "minutes": record["seconds"] / 60}
+    return CARD.format(**values, steps=steps, batch=batch, kept=best["epoch"] + 1) + markdown(table)
 
 
 def main(command: str, profile: str) -> None:
@@ -281,6 +273,8 @@ def main(command: str, profile: str) -> None:
     if command != "compare":
         {"publish": publish, "tables": write_tables}[command](profile)
         return
+    if not (results(profile) / "scores").is_dir():
+        sys.exit(print(f"{profile}: nothing is published to compare with"))
     table = compare(profile)
     print(table.to_string(index=False, float_format="%.2f"))
     if len(wrong := table[table["verdict"] == "differs"]):
