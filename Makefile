@@ -42,7 +42,7 @@ install: .venv/ready
 reproduce: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.top_pad=2000000000:glibc.malloc.trim_threshold=40000000000:glibc.malloc.mmap_threshold=4000000000
 reproduce: .venv/ready
 	snakemake --cores $(JOBS) --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)') $(if $(SEEDS),seeds='[$(SEEDS)]')
-	python -m study.results compare $(PROFILE)
+	if [ -d results/$(PROFILE)/scores ]; then python -m study.results compare $(PROFILE); fi
 
 publish: .venv/ready
 	python -m study.results publish $(PROFILE)

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 
 from bsrnn import files
@@ -29,7 +30,6 @@ from study import runs, statistics
 
 IDENTITY = ("experiment", "schema", "learned", "base_run", "seed")  # what a run is
 BASELINE = dict.fromkeys(IDENTITY, "") | {"experiment": "baseline", "seed": 0}
-NUMBERED = ("01_band_schemas", "05_usdr_comparison", "06_listening")
 SPREADS = 2  # standard deviations over seeds within which a rerun agrees
 
 
@@ -134,35 +134,33 @@ def compare(profile: str) -> pd.DataFrame:
         columns cell (source of a run), published, reproduced and difference in dB, `allowed`, two standard deviations
         over the published seeds of the cell, and the verdict: agrees or differs, or "one seed" where none can be told.
     """
-    tables = []
-    for folder in ("results", "runs"):
+    tables = {}
+    for name, folder in (("published", "results"), ("reproduced", "runs")):
         scores = load_scores(profile, folder).query("metric == 'uSDR' and experiment != 'baseline'")
-        tables.append(scores.groupby([*statistics.CELL, "run"])["value"].mean())
-    table = pd.DataFrame(dict(zip(("published", "reproduced"), tables, strict=True)))
+        tables[name] = scores.groupby([*statistics.CELL, "run"])["value"].mean()
+    table = pd.DataFrame(tables)
     table["difference"] = table["reproduced"] - table["published"]
     table["allowed"] = SPREADS * table.groupby(list(statistics.CELL))["published"].transform("std")
-    table["verdict"] = (table["difference"].abs() <= table["allowed"]).map({True: "agrees", False: "differs"})
-    table.loc[table["allowed"].isna() | table["published"].isna(), "verdict"] = "one seed"
+    agrees = table["difference"].abs() <= table["allowed"]
+    untold = table["difference"].isna() | table["allowed"].isna()
+    table["verdict"] = np.select([untold, agrees], ["one seed", "agrees"], "differs")
     table = table.dropna(subset="reproduced").reset_index()
     table.insert(0, "cell", table["source"] + " of " + table["run"])
     return table.drop(columns=[*statistics.CELL, "run"])
 
 
 def publish(profile: str) -> None:
-    """Copy what was rerun of a profile to its results and figures, and write its tables."""
+    """Copy what was rerun of a profile to its results and figures, and write its tables. Of its executed notebooks those
+    are copied that results/<profile>/notebooks holds."""
     made, published = working(profile), results(profile)
-    settings, listed = runs.load(profile)
+    temporary = shutil.ignore_patterns("*.settings.json", "*.svg", "*.ipynb")
     for part in ("runs", "scores", "checkpoints", "audio", "figures"):
-        to, ignored = figures(profile) if part == "figures" else published / part, ("*.settings.json", "*.svg")
         if (made / part).is_dir():
-            shutil.copytree(made / part, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored))
-    # the executed notebooks of the demo are those in notebooks/
-    first = {run.experiment: run.name for run in reversed(listed) if run.schema == settings["schemas"][-1]}
-    read = [f"notebooks/{name}.ipynb" for name in (first["base"], first["multitask"], first["transfer"], *NUMBERED)]
-    for name in ["bands.csv", *(read if profile != "demo" else ())]:
-        if (made / name).is_file():
-            (published / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(made / name, published / name)
+            to = figures(profile) if part == "figures" else published / part
+            shutil.copytree(made / part, to, dirs_exist_ok=True, ignore=temporary)
+    for file in (published / "bands.csv", *(published / "notebooks").glob("*.ipynb")):
+        if (made / file.relative_to(published)).is_file():
+            shutil.copyfile(made / file.relative_to(published), file)
     write_tables(profile)
 
 
@@ -187,15 +185,10 @@ def write_tables(profile: str) -> None:
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, numbers with two decimals, those that are not (NaN) empty."""
-
-    def cell(value):
-        # as many decimals as `save_table` keeps, first: the table and its file then round alike
-        if isinstance(value, float):
-            return "" if math.isnan(value) else f"{round(value, 4):.2f}"
-        return str(value)
-
-    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-    return "".join(f"| {' | '.join(cell(value) for value in row)} |\n" for row in rows)
+    # as many decimals as `save_table` keeps, first: the table and its file then round alike
+    text = table.map(lambda cell: f"{round(cell, 4):.2f}".replace("nan", "") if isinstance(cell, float) else str(cell))
+    rows = [table.columns, ["---"] * len(table.columns), *text.itertuples(index=False)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 BENCHMARK = """# Speed and memory
@@ -263,18 +256,15 @@ def model_card(record: Mapping, profile: str, scores: pd.DataFrame) -> str:
     )
     table = table["mean"].assign(tracks=table["count", "uSDR"]).reset_index()
     values = model | record | {"sources": ", ".join(model["sources"]), "profile": profile, "epochs": len(history)}
-    values |= {"base": f", on the frozen extractor of {record['base_run']}" if record["base_run"] else ""}
-    values |= {"hours": steps * batch * model["chunk"] / 3600, "minutes": record["seconds"] / 60}
+    values["base"] = f", on the frozen extractor of {record['base_run']}" if record["base_run"] else ""
+    values["hours"], values["minutes"] = steps * batch * model["chunk"] / 3600, record["seconds"] / 60
     return CARD.format(**values, steps=steps, batch=batch, kept=best["epoch"] + 1) + markdown(table)
 
 
 def main(command: str, profile: str) -> None:
     """The command line, see above; ends with exit code 1 where a cell differs from what is published."""
     if command != "compare":
-        {"publish": publish, "tables": write_tables}[command](profile)
-        return
-    if not (results(profile) / "scores").is_dir():
-        sys.exit(print(f"{profile}: nothing is published to compare with"))
+        return {"publish": publish, "tables": write_tables}[command](profile)
     table = compare(profile)
     print(table.to_string(index=False, float_format="%.2f"))
     if len(wrong := table[table["verdict"] == "differs"]):

@@ -66,14 +66,10 @@ def pairs(
 ) -> dict[tuple[str, ...], tuple[pd.DataFrame, pd.DataFrame]]:
     """The uSDR, in dB, of cells of one kind and of the same cells of another kind, see `paired_differences`: two tables
     (runs, tracks) of those tracks in which all runs have a score, by the columns in which the cells agree."""
-    chosen = scores[scores["metric"] == "uSDR"]
-
-    def cells(kind):
-        rows = chosen[(chosen[list(kind)] == pd.Series(kind)).all(axis=1)]
-        groups = rows.groupby(agreed(one, other))
-        return {key: cell.pivot_table("value", "run", "track").dropna(axis=1) for key, cell in groups}
-
-    ours, theirs = cells(one), cells(other)
+    chosen, ours, theirs = scores[scores["metric"] == "uSDR"], {}, {}
+    for kind, cells in ((one, ours), (other, theirs)):
+        for key, cell in chosen[(chosen[list(kind)] == pd.Series(kind)).all(axis=1)].groupby(agreed(one, other)):
+            cells[key] = cell.pivot_table("value", "run", "track").dropna(axis=1)
     found = {key: ours[key].columns.intersection(theirs[key].columns) for key in sorted(ours.keys() & theirs.keys())}
     return {key: (ours[key][tracks], theirs[key][tracks]) for key, tracks in found.items() if len(tracks)}
 
@@ -111,18 +107,21 @@ def questions(scores: pd.DataFrame) -> list[tuple[Mapping[str, str], Mapping[str
     transfer better?
     """
     models = scores[scores["experiment"] != "baseline"]
-    others = sorted(set(models["schema"]) - {"generic", "v7"})
+    others, learned = (
+        sorted(set(models["schema"]) - {"generic", "v7"}),
+        models.groupby("experiment")["learned"].unique(),
+    )
     schemas = [("generic", "v7"), *((other, known) for other in others for known in ("v7", "generic"))]
-    found = [({"schema": one}, {"schema": other}) for one, other in schemas]
-
-    def kinds(experiment):
-        learned = models.loc[models["experiment"] == experiment, "learned"].unique()
-        return [{"experiment": experiment, "learned": sources} for sources in sorted(learned)]
-
-    transfers, alone = kinds("transfer"), [{"experiment": "scratch"}, {"experiment": "base"}]
-    found += [(transfer, single) for transfer in transfers for single in alone]
-    found += [(several, alone[1]) for several in kinds("multitask")]
-    return found + [(one, other) for other, one in combinations(transfers, 2)]
+    transfers, several = (
+        [{"experiment": kind, "learned": sources} for sources in sorted(learned.get(kind, ()))]
+        for kind in ("transfer", "multitask")
+    )
+    return [
+        *(({"schema": one}, {"schema": other}) for one, other in schemas),
+        *((one, {"experiment": alone}) for one in transfers for alone in ("scratch", "base")),
+        *((one, {"experiment": "base"}) for one in several),
+        *((one, other) for other, one in combinations(transfers, 2)),
+    ]
 
 
 def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
@@ -136,10 +135,12 @@ def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
         and `better`, the name of the side that interval and test agree on where each side has `LEAST_RUNS` or more, or
         "no support".
     """
-    answers = []
-    for one, other in questions(scores):
-        names = {"topic": one.get("experiment", "schemas"), "one": name_of(one), "other": name_of(other)}
-        answers.append(paired_differences(scores, one, other).assign(**names))
+    answers = [
+        paired_differences(scores, one, other).assign(
+            topic=one.get("experiment", "schemas"), one=name_of(one), other=name_of(other)
+        )
+        for one, other in questions(scores)
+    ]
     table = pd.concat([answer for answer in answers if len(answer)] or answers, ignore_index=True)
     counted = table["tracks"] >= LEAST_TRACKS
     table.loc[counted, "p"] = table[counted].groupby("topic")["p"].transform(lambda p: holm(p.to_numpy(float)))
@@ -158,12 +159,9 @@ def name_of(kind: Mapping[str, str]) -> str:
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """95% interval of the mean of some values, (tracks,) or (runs, tracks), by the percentiles of resampled means; the
     same values always have the same. NaN values are left out; a single value is its own interval."""
-    values = np.atleast_2d(np.asarray(values, float))
-    values = values[:, ~np.isnan(values).all(0)]
-    if not values.size:
-        return np.nan, np.nan
-    values = np.where(np.isnan(values), np.nanmean(values, 0), values)
-    return difference_interval(values, np.zeros((1, values.shape[1])))
+    table = pd.DataFrame(np.atleast_2d(values)).dropna(axis=1, how="all")
+    table = table.fillna(table.mean()).to_numpy(float)
+    return difference_interval(table, np.zeros((1, table.shape[1]))) if table.size else (np.nan, np.nan)
 
 
 def difference_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
@@ -190,18 +188,12 @@ def difference_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, floa
 def rank_biserial(differences: np.ndarray) -> float:
     """Matched-pairs rank-biserial correlation: the share of rank sums in favour minus that against, zeros left out. The
     effect size that belongs to Wilcoxon's signed-rank test (Kerby, 2014); 0 where nothing differs."""
-    differences = np.asarray(differences, float)
     differences = differences[differences != 0]
-    if not len(differences):
-        return 0.0
     ranks = rankdata(np.abs(differences))
-    return float((ranks * np.sign(differences)).sum() / ranks.sum())
+    return float((ranks * np.sign(differences)).sum() / max(ranks.sum(), 1))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
     """p values (n,), each corrected for being one of n (Holm, 1979)."""
-    order = np.argsort(p)
     stepped = np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1)
-    return corrected
+    return np.minimum(stepped, 1)[np.argsort(np.argsort(p))]
