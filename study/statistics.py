@@ -147,7 +147,7 @@ def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
     supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0)) & (table["runs"] >= LEAST_RUNS)
     better = table["one"].where(table["difference"] > 0, table["other"]).where(supported, "no support")
     table = table.assign(question=table["one"] + " minus " + table["other"], better=better)
-    table = table.reindex(columns=["topic", "question", *CELL, *ANSWER, "better"])
+    table = table.reindex(columns=["topic", "question", *CELL, *ANSWER, "better"], fill_value="")
     return table.fillna(dict.fromkeys(CELL, ""))
 
 
