@@ -70,7 +70,7 @@ benchmark: .venv/ready
 	python -m study.results tables benchmark
 
 lab: .venv/ready
-	jupyter lab notebooks
+	jupyter lab notebooks/00_quickstart.ipynb
 
 notebooks: .venv/ready
 	for notebook in notebooks/*.ipynb; do \
@@ -79,7 +79,8 @@ notebooks: .venv/ready
 	$(STRIP) notebooks/*.ipynb
 
 lock: .venv/ready
-	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header \
+		pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf runs .snakemake

@@ -83,7 +83,9 @@ class Config:
     mlp_layers: int = setting(1, "hidden layers of the mask estimation; 2 in the authors' later code", 1, 100)
     bin_convention: str = setting("centre", "how Hz become bins, see bands.py; floor in the authors' code")
     standardize: bool = setting(True, "show the network a standardized spectrogram, not the plain one of the paper")
-    eps: float = setting(1e-5, "of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1)
+    eps: float = setting(
+        1e-5, "of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1
+    )
 
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))
@@ -225,7 +227,7 @@ class TrainingConfig:
     epoch_size: int = setting(
         0, "samples in an epoch; 0: as many chunks as the songs hold; the paper: 10,000 batches", 0, 2**40
     )
-    lr: float = setting(1e-3, "learning rate of Adam", 1e-12, 10)
+    lr: float = setting(1e-3, "learning rate of Adam", 1e-30, 10)
     lr_decay: float = setting(0.98, "factor on the learning rate every two epochs", 1e-6, 10)
     clip_grad_norm: float = setting(5.0, "largest norm of the gradient; inf: any", 1e-12)
     patience: int = setting(10, "epochs without a better validation before training stops", 1, 10**6)
