@@ -18,6 +18,7 @@ import soundfile
 from IPython.core.pylabtools import print_figure
 from IPython.display import Audio
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.signal import stft
@@ -27,7 +28,7 @@ from study import statistics
 
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
 ORDER = ("base", "scratch", "transfer", "multitask", "longer", "longer_transfer", *SOURCES, "v7", "generic")
-MARKERS = {"v7": "o", "generic": "s", "joint": "D", "bass": "^", "drums": "v", "": "D"}  # others: P
+MARKERS = {"v7": "o", "generic": "s", "joint": "X", "bass": "^", "drums": "v", "": "D"}  # others: P
 INK, GREY = "#333333", "#888888"
 # Okabe & Ito's colours, which colour-blind readers tell apart, and shapes to go with them
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -68,16 +69,15 @@ def _axes(
 
 def _frequency_axis(ax: Axes, sample_rate: int, which: str = "x", ticks: Iterable[int] = tuple(TICKS)) -> None:
     """Makes the x or y axis logarithmic in Hz, from 20 Hz to Nyquist."""
-    ax.set(**{f"{which}scale": "log", f"{which}lim": (HEARING[0], sample_rate / 2)})
     shown = {tick: TICKS[tick] for tick in ticks if tick < sample_rate / 2}
-    getattr(ax, f"{which}axis").set_ticks(list(shown), shown.values())
+    limits = {f"{which}scale": "log", f"{which}lim": (HEARING[0], sample_rate / 2)}
+    ax.set(**limits, **{f"{which}ticks": list(shown), f"{which}ticklabels": shown.values()})
 
 
 def _note_axis(ax: Axes, sample_rate: int) -> None:
     """Names the notes A0, A1, ... above a frequency axis; 440 Hz is A4."""
     notes = [note for octave in range(-4, 10) if (note := A4 * 2.0**octave) < sample_rate / 2]
-    top = ax.secondary_xaxis("top", xlabel="note")
-    top.set_ticks(notes, librosa.hz_to_note(notes))
+    ax.secondary_xaxis("top", xlabel="note").set_ticks(notes, librosa.hz_to_note(notes))
 
 
 def _shades(schema: str, count: int = 1, other: str = "Greys") -> list[tuple[float, ...]]:
@@ -98,7 +98,8 @@ def _ordered(names: Iterable) -> list:
 
 
 def way(experiment: str, learned: str) -> str:
-    """What a way of training is called: base, transfer from drums, multitask d+b; initials where several are learned."""
+    """What a way of training is called: base, transfer from drums, multitask d+b; initials where several are
+    learned."""
     short = "+".join(name[0] for name in learned.split("+")) if "+" in learned else learned
     named = f" from {short}" if "transfer" in experiment else f" {short}" * ("+" in learned)
     return experiment.replace("_", " ") + named
@@ -115,7 +116,7 @@ def _beside(ax: Axes, row: float, text: object, **style) -> None:
 
 
 def _legend(figure: Figure) -> Figure:
-    """Adds one legend above all panels of a figure, a handle per label."""
+    """Adds one legend above all panels, a handle per label."""
     handles = [ax.get_legend_handles_labels() for ax in figure.axes]
     labels = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=4)
@@ -123,8 +124,8 @@ def _legend(figure: Figure) -> Figure:
 
 
 def schemas(schemas: Sequence[BandSchema], sample_rate: int, n_fft: int) -> Figure:
-    """Every schema as a row of bands over frequency (Hz) and notes, and how many of its bands an STFT of `n_fft` samples
-    leaves; hollow are those that vanish, because no bin lies within them."""
+    """Every schema as a row of bands over frequency (Hz) and notes, and how many of its bands an STFT of `n_fft`
+    samples leaves; hollow are those that vanish, because no bin lies within them."""
     return _bands([(schema.name, schema, n_fft) for schema in schemas], sample_rate)
 
 
@@ -143,8 +144,7 @@ def _bands(rows: Sequence[tuple[str, BandSchema, int]], sample_rate: int) -> Fig
         kept = set(np.searchsorted(schema.edges, first * (1 + 1e-9), side="right"))
         dark, light = _shades(schema.name, 2)
         faces = [(dark, light)[band % 2] if band in kept else "white" for band in range(len(bounds) - 1)]
-        spans = np.stack([bounds[:-1], np.diff(bounds)], 1)
-        ax.broken_barh(spans, (place - 0.4, 0.8), facecolors=faces, edgecolor=dark, linewidth=0.5)
+        ax.broken_barh(np.stack([bounds[:-1], np.diff(bounds)], 1), (place - 0.4, 0.8), fc=faces, ec=dark, lw=0.5)
         _beside(ax, place, f"{len(kept)} of {len(faces)}")
     ax.set(xlabel="frequency (Hz)", ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
     ax.set_yticklabels(label for label, *_ in rows)
@@ -155,28 +155,20 @@ def _bands(rows: Sequence[tuple[str, BandSchema, int]], sample_rate: int) -> Fig
 
 @styled
 def band_widths(schemas: Sequence[BandSchema], sample_rate: int, n_fft: int) -> Figure:
-    """The width of every band over its place on the frequency axis: as designed in semitones, as cut in STFT bins.
-
-    In semitones the first band (from 0 Hz) has no width and the last ends where the sampling does: both are left out.
-
-    Args:
-        schemas: those to compare; usually V7 and generic.
-        sample_rate: in Hz.
-        n_fft: FFT size in samples.
-    """
+    """The width of every band over its place on the frequency axis: as designed in semitones, as cut by an STFT of
+    `n_fft` samples in bins. In semitones the first band, from 0 Hz, has no width, nor the last: both are left out."""
     figure, [[notes], [bins]] = _axes(2, 1, (9.5, 6.2), sharex=True)
     for schema in schemas:
-        cut, style = schema.bins(sample_rate, n_fft), _style(schema.name)
-        label = f"{schema.name}: unevenness {schema.unevenness():.2f}, K = {len(cut)}"
-        designed = (schema.edges[:-1], schema.edges[1:], schema.semitones())
-        low, high = np.clip(np.transpose(cut) * sample_rate / n_fft, HEARING[0], sample_rate / 2)
-        bands = (low, high, np.diff(cut)[:, 0])
-        for ax, (low, high, width) in ((notes, designed), (bins, bands)):
+        cut = schema.bins(sample_rate, n_fft)
+        style = _style(schema.name) | {"label": f"{schema.name}: unevenness {schema.unevenness():.2f}, K = {len(cut)}"}
+        limits = np.clip(np.transpose(cut) * sample_rate / n_fft, HEARING[0], sample_rate / 2)
+        designed = (notes, schema.edges[:-1], schema.edges[1:], schema.semitones())
+        for ax, low, high, width in (designed, (bins, *limits, np.diff(cut)[:, 0])):
             ax.hlines(width, low, high, linewidth=2, color=style["color"])
-            ax.plot(np.sqrt(np.multiply(low, high)), width, linestyle="", markersize=5, label=label, **style)
+            ax.plot(np.sqrt(np.multiply(low, high)), width, linestyle="", ms=5, **style)
     notes.set(ylabel="width (semitones)", ylim=(0, None))
     bins.set(yscale="log", xlabel="frequency (Hz)", ylabel=f"width (bins of {sample_rate / n_fft:.1f} Hz)")
-    bins.set(yticks=(ticks := [1, 2, 5, 10, 20, 50, 100, 200]), yticklabels=ticks)
+    bins.set_yticks(ticks := [1, 2, 5, 10, 20, 50, 100, 200], ticks)
     notes.legend()
     _frequency_axis(bins, sample_rate)
     _note_axis(notes, sample_rate)
@@ -185,20 +177,16 @@ def band_widths(schemas: Sequence[BandSchema], sample_rate: int, n_fft: int) -> 
 
 @styled
 def learning_curve(history: pd.DataFrame) -> Figure:
-    """Losses, and validation uSDR of each source, over the epochs of one training.
-
-    Args:
-        history: columns epoch (counted from 0), train_loss, validation_loss, validation_usdr (dB, mean over sources),
-            and validation_usdr/<source> for each source; missing values are skipped.
-    """
+    """Losses, and validation uSDR of each source, over the epochs of one training, `train.Fitted.history` as a table;
+    missing values are skipped."""
     figure, [[losses, usdr]] = _axes(1, 2, (9.5, 3.8))
     sources = [name.partition("/")[2] for name in history if name.startswith("validation_usdr/")]
     order = list(dict.fromkeys((*SOURCES, *sources)))  # a source looks the same whichever others are present
-    looks = [(source, COLOURS[place % 6], SHAPES[place % 6]) for place, source in enumerate(order) if source in sources]
+    looks = dict(zip(order, 9 * list(zip(COLOURS, SHAPES, strict=True)), strict=False))
     curves = [
         (losses, "train_loss", "training", INK, "o"),
         (losses, "validation_loss", "validation", COLOURS[1], "s"),
-        *((usdr, f"validation_usdr/{look[0]}", *look) for look in looks),
+        *((usdr, f"validation_usdr/{source}", source, *looks[source]) for source in order if source in sources),
         *[(usdr, "validation_usdr", "mean over sources", INK, "")] * (len(sources) != 1),
     ]
     for ax, column, label, colour, marker in curves:
@@ -212,90 +200,70 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def _curves(
-    table: pd.DataFrame, x: str, columns: int, size: tuple[float, float], **options
-) -> tuple[Figure, np.ndarray]:
+def _curves(table: pd.DataFrame, x: str, columns: int, size: tuple[float, float], errorbar, **options) -> Figure:
     """A panel per cell, or per source where there are no cells, `columns` of them in a row; in it a line per schema,
-    the mean of `value` over `x`, and a band.
-
-    Args:
-        table: rows with columns source, schema, value and `x`, and perhaps experiment and learned.
-        options: `errorbar`, what the band is, and others of `_axes`.
-    """
+    the mean of `value` over `x`, and a band, the `errorbar`. Options are those of `_axes`."""
     names = _ordered(table["schema"])
     panels = dict(list(table.groupby([name for name in ("experiment", "learned", "source") if name in table])))
     rows, columns = -(-len(panels) // columns), min(columns, len(panels))
-    looks = {"hue": "schema", "style": "schema", "hue_order": names, "style_order": names, "dashes": False, "ms": 5}
-    colours, markers = ({name: _style(name)[look] for name in names} for look in ("color", "marker"))
-    looks |= {"palette": colours, "markers": markers, "errorbar": options.pop("errorbar")}
+    looks = {
+        "hue": "schema",
+        "style": "schema",
+        "hue_order": names,
+        "style_order": names,
+        "palette": {name: _style(name)["color"] for name in names},
+        "markers": {name: _style(name)["marker"] for name in names},
+        "dashes": False,
+        "errorbar": errorbar,
+    }
     figure, axes = _axes(rows, columns, (max(5.5, size[0] * columns), 0.9 + size[1] * rows), sharey=True, **options)
     for ax, cell in zip(axes.flat, _ordered(panels), strict=False):
-        seaborn.lineplot(panels[cell], x=x, y="value", **looks, ax=ax)
+        seaborn.lineplot(panels[cell], x=x, y="value", **looks, ms=5, ax=ax)
         ax.get_legend().remove()
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.axhline(0, color=INK, linewidth=1)
         ax.set(title=_cell(*cell).replace(": ", "\n") if len(cell) > 1 else cell[0], xlabel="", ylabel="")
     for ax in axes.flat[len(panels) :]:
         ax.remove()
-    return _legend(figure), list(axes.flat[: len(panels)])
+    return _legend(figure)
 
 
 @styled
 def learning_curves(runs: pd.DataFrame) -> Figure:
-    """Validation uSDR over the epochs of several trainings: a panel for what they learn, a line for each schema.
-
-    A line is the mean over seeds, as far as all of them went, its band the range from the lowest seed to the highest.
-
-    Args:
-        runs: rows of `results.load_runs`.
-    """
+    """Validation uSDR over the epochs of several trainings, rows of `results.load_runs`: a panel for what they learn, a
+    line per schema. It is the mean over seeds, as far as all of them went, its band from the lowest to the highest."""
     line = ["experiment", "learned", "source", "schema"]
     table = runs.explode("history", ignore_index=True)
     history = pd.DataFrame(table["history"].tolist())
     table = table.assign(epoch=history["epoch"] + 1, value=history["validation_usdr"].astype(float))
     reached = table.groupby([*line, "epoch"])["value"].transform("count")
     table = table[reached == table.groupby(line)["run"].transform("nunique")]
-    epochs = "epoch; line: mean over seeds, as far as all of them went; band: from the lowest to the highest"
-    labels = {"xlabel": epochs, "ylabel": "validation uSDR (dB), mean over sources"}
-    figure, axes = _curves(table, "epoch", 4, (2.9, 2.5), errorbar=("pi", 100), **labels)
-    for ax in axes:
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    return figure
+    label = "epoch; line: mean over seeds, as far as all of them went; band: from the lowest to the highest"
+    return _curves(table, "epoch", 4, (2.9, 2.5), ("pi", 100), xlabel=label, ylabel="validation uSDR (dB)")
 
 
 @styled
 def usdr_per_band(table: pd.DataFrame) -> Figure:
-    """uSDR over frequency: a panel per source, a line per schema, the mean over tracks and its 95% interval.
-
-    Args:
-        table: a row per run, source, track and band: columns run, schema (of the model), source, track, high (Hz, the
-            band's upper limit, the same bands for all) and value (dB, see `metrics.usdr_per_band`; NaN is left out).
-    """
-    table = table[table["high"] > HEARING[0]]
-    highs = np.unique(table["high"])
-    lows = np.array([HEARING[0], *highs[:-1]])[np.searchsorted(highs, table["high"])]
-    table = table.assign(middle=np.sqrt(lows * table["high"]))
-    label = "frequency (Hz); line: mean over tracks; band: its 95% interval (bootstrap over tracks)"
-    options = {"sharex": True, "xlabel": label, "ylabel": "uSDR (dB) within each band; silence: 0"}
-    figure, axes = _curves(table, "middle", 2, (4.9, 2.7), errorbar=statistics.bootstrap_interval, **options)
-    for ax in axes:
-        ax.axhline(0, color=INK, linewidth=1)
-    _frequency_axis(axes[0], round(2 * highs[-1]))
+    """uSDR over frequency: a panel per source, a line per schema, the mean over tracks and its 95% interval. The table
+    has a row per run, schema, source, track and band, told by its upper limit `high` in Hz, with the `value` in dB, see
+    `metrics.usdr_per_band`; NaN is left out."""
+    label = "upper limit of the band (Hz); line: mean over tracks; band: its 95% interval (bootstrap over tracks)"
+    table, labels = table[table["high"] > HEARING[0]], {"xlabel": label, "ylabel": "uSDR (dB) within each band"}
+    figure = _curves(table, "high", 2, (4.9, 2.7), statistics.bootstrap_interval, sharex=True, **labels)
+    _frequency_axis(figure.axes[0], round(2 * table["high"].max()))
     return figure
 
 
 @styled
 def seams(energies: Mapping[str, np.ndarray], reach: float) -> Figure:
-    """The energy of errors around the borders of chunks, with 95% intervals: a seam is a peak in the middle.
-
-    Args:
-        energies: name -> (borders, bins), relative to their mean, see `metrics.energy_around`.
-        reach: how far around a border the bins lie, in seconds.
-    """
+    """The energy of errors around the borders of chunks, with 95% intervals: a seam is a peak in the middle. Energies
+    are name -> (borders, bins), see `metrics.energy_around`, and the bins lie up to `reach` seconds from a border."""
     figure, [[ax]] = _axes(1, 1, (7.2, 3.6))
     for (name, values), colour, marker in zip(energies.items(), COLOURS[1:], SHAPES[1:], strict=False):
         centres = 1e3 * reach * ((2 * np.arange(values.shape[1]) + 1) / values.shape[1] - 1)
-        table, label = pd.DataFrame(values, columns=centres).melt(), f"{name} ({len(values)} borders)"
-        looks = {"color": colour, "marker": marker, "label": label, "errorbar": statistics.bootstrap_interval}
-        seaborn.lineplot(table, x="variable", y="value", **looks, ax=ax)
+        table = pd.DataFrame(values, columns=centres).melt(var_name="ms")
+        looks = {"color": colour, "marker": marker, "label": f"{name} ({len(values)} borders)"}
+        seaborn.lineplot(table, x="ms", y="value", **looks, errorbar=statistics.bootstrap_interval, ax=ax)
     ax.axvline(0, color=INK, linewidth=1, linestyle=":")
     ax.set(xlabel="ms from the border of a chunk", ylabel="energy of the error / mean", ylim=(0, None))
     return figure
@@ -303,15 +271,15 @@ def seams(energies: Mapping[str, np.ndarray], reach: float) -> Figure:
 
 @styled
 def model_costs(costs: pd.DataFrame) -> Figure:
-    """Parameters and multiply-accumulates of several models, a bar each, by module.
-
-    Args:
-        costs: columns model, module, parameters, macs (per second of audio); a row per model and module.
-    """
+    """Parameters and multiply-accumulates of several models, a bar each, by module: rows of model, module, parameters,
+    and macs per second of audio."""
     models, modules = (costs[column].unique() for column in ("model", "module"))
     figure, [axes] = _axes(1, 2, (9.5, 1.5 + 0.36 * len(models)), sharey=True)
-    labels = {"parameters": "million parameters", "macs": "billion multiply-accumulates\nper second of audio"}
-    for ax, (column, label), unit in zip(axes, labels.items(), (1e6, 1e9), strict=True):
+    units = (
+        ("parameters", 1e6, "million parameters"),
+        ("macs", 1e9, "billion multiply-accumulates\nper second of audio"),
+    )
+    for ax, (column, unit, label) in zip(axes, units, strict=True):
         table = costs.pivot_table(index="model", columns="module", values=column, aggfunc="sum", fill_value=0) / unit
         table.loc[models[::-1], modules].plot.barh(ax=ax, stacked=True, width=0.7, color=COLOURS, legend=False)
         for bar, hatch in zip(ax.patches, np.repeat(HATCHES, len(models)), strict=False):
@@ -341,11 +309,7 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
 
     A panel is a source, a row in it a way of training. To the left a mark per track (runs averaged) and the mean with
     its 95% interval, of each schema; to the right the difference per track, and its mean with its interval, filled
-    where it has support.
-
-    Args:
-        scores: rows of `results.load_scores` on one split.
-        answers: what `statistics.comparisons` says of them.
+    where it has support: what `statistics.comparisons` answers.
 
     Raises:
         ValueError: no run has such a score, or the rows mix splits.
@@ -355,12 +319,20 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
     if scores["split"].nunique() != 1 or models.empty:
         raise ValueError(f"needs uSDR of V7 or generic on one split: found {sorted(scores['split'].unique())}")
     baselines = scores[scores["experiment"] == "baseline"].groupby(["source", "run"])["value"].mean()
+    baselines = baselines[baselines < 30]  # an oracle above limits nothing
     tables = dict(list(models.groupby(["source", "experiment", "learned", "schema"])))
     ways = {source: _ordered(key[1:3] for key in tables if key[0] == source) for source in _ordered(models["source"])}
     heights, floor = [len(rows) + 0.6 for rows in ways.values()], min(0, models["value"].quantile(0.02))
-    options = {"width_ratios": (1.5, 1), "height_ratios": heights, "sharex": "col", "sharey": "row"}
-    caption = "small: a track (at an edge: beyond it); large: mean, 95% interval; hollow: no support"
-    figure, axes = _axes(len(ways), 2, (10.5, 1.4 + 0.45 * sum(heights)), caption, **options)
+    size, ratios = (10.5, 1.4 + 0.45 * sum(heights)), {"width_ratios": (1.5, 1), "height_ratios": heights}
+    figure, axes = _axes(
+        len(ways),
+        2,
+        size,
+        "small: a track (at an edge: beyond it); large: mean, 95% interval; hollow: no support",
+        sharex="col",
+        sharey="row",
+        **ratios,
+    )
     panels = dict(zip(ways, axes, strict=True))
     for source, *cell, schema in _ordered(tables):
         left, table = panels[source][0], tables[source, *cell, schema].pivot_table("value", "run", "track")
@@ -379,11 +351,8 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
         _interval(right, row, answer.difference, (answer.low, answer.high), ms=7, capsize=3, **look)
         _beside(right, row, f"{answer.difference:+.2f} {winner}".replace("-", "−"), color=look["color"])
     for source, rows in ways.items():
-        known = baselines.get(source, baselines[:0]).drop("silence", errors="ignore")
-        known = [
-            f"{name} {value:.1f}".replace("-", "−") for name, value in known[known < 30].items()
-        ]  # above: no limit
-        _rows(panels[source][0], [way(*cell) for cell in rows], f"{source}    {', '.join(known)}")
+        known = [f"{name} {score:.1f}" for (of, name), score in baselines.items() if of == source and name != "silence"]
+        _rows(panels[source][0], [way(*cell) for cell in rows], f"{source}    {', '.join(known)}".replace("-", "−"))
         _rows(panels[source][1], [way(*cell) for cell in rows], "")
     axes[-1, 0].set_xlabel("uSDR (dB)")
     axes[-1, 1].set_xlabel("v7 is better  ←  generic − v7 (dB)  →  generic is better")
@@ -392,12 +361,8 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
 
 @styled
 def differences(table: pd.DataFrame) -> Figure:
-    """Answers to questions: a panel for each, in it every cell's mean difference with its 95% interval, filled where it
-    has support, hollow where it has none.
-
-    Args:
-        table: rows of `statistics.comparisons`.
-    """
+    """Answers to questions, rows of `statistics.comparisons`: a panel for each, in it every cell's mean difference with
+    its 95% interval, filled where it has support, hollow where it has none."""
     questions, schemas = dict(list(table.groupby("question", sort=False))), _ordered(set(table["schema"]) - {""})
     cells = [
         _ordered(zip(rows["experiment"], rows["learned"], rows["source"], strict=True)) for rows in questions.values()
@@ -407,10 +372,9 @@ def differences(table: pd.DataFrame) -> Figure:
     for ax, labels, (question, rows) in zip(axes[:, 0], cells, questions.items(), strict=True):
         for row in rows.itertuples():
             shift = 0.3 * schemas.index(row.schema) - 0.15 * (len(schemas) - 1) if row.schema else 0
-            look = _style(row.schema) | {"label": row.schema or None, "ms": 6, "capsize": 2}
-            look |= {"mfc": "white"} if row.better == "no support" else {}
-            place = labels.index((row.experiment, row.learned, row.source)) + shift
-            _interval(ax, place, row.difference, (row.low, row.high), **look)
+            look = _style(row.schema) | ({"mfc": "white"} if row.better == "no support" else {})
+            place, ends = labels.index((row.experiment, row.learned, row.source)) + shift, (row.low, row.high)
+            _interval(ax, place, row.difference, ends, label=row.schema or None, ms=6, capsize=2, **look)
         _rows(ax, [_cell(*cell) for cell in labels], question.replace(" minus ", " − "))
     ax.set_xlabel("uSDR difference (dB), its 95% interval; filled: supported, hollow: not")
     return _legend(figure)
@@ -429,19 +393,14 @@ def worst_seconds(errors: Sequence[float], count: int) -> list[int]:
 
 @styled
 def error_over_time(errors: Mapping[str, np.ndarray], worst: int = 3) -> Figure:
-    """The error of every second of a track, a panel per name, the worst seconds marked.
-
-    Args:
-        errors: name -> (seconds,) in dB, see `metrics.error_per_second`. What is not finite is left blank, what is more
-            than 30 dB below the largest cut off.
-        worst: how many seconds to mark.
-    """
+    """The error of every second of a track, in dB, see `metrics.error_per_second`, a panel per name, the `worst`
+    seconds marked. What is not finite is left blank, what is more than 30 dB below the largest cut off."""
     figure, axes = _axes(len(errors), 1, (9.5, 0.9 + 1.3 * len(errors)), "", "error (dB)", sharex=True, sharey=True)
     bottom = max((value for values in errors.values() for value in values if np.isfinite(value)), default=0) - 30
     for ax, (name, values) in zip(axes[:, 0], errors.items(), strict=True):
         marked, heights = worst_seconds(values, worst), np.where(np.isfinite(values), np.subtract(values, bottom), 0)
-        faces = [COLOURS[0] if second in marked else COLOURS[5] for second in range(len(values))]
-        ax.bar(range(len(values)), heights.clip(0), 1, bottom, align="edge", color=faces, edgecolor="white", lw=0.4)
+        faces = {"color": [COLOURS[0 if second in marked else 5] for second in range(len(values))]}
+        ax.bar(range(len(values)), heights.clip(0), 1, bottom, align="edge", edgecolor="white", lw=0.4, **faces)
         ax.plot(np.add(marked, 0.5), np.asarray(values)[marked] + 2.5, "v", color=COLOURS[0], ms=6)
         ax.set_title(f"{name}: worst at {', '.join(map(clock, marked)) or 'none'}", loc="left")
         ax.grid(visible=False, axis="x")
@@ -455,20 +414,16 @@ def _levels(signals: Mapping[str, np.ndarray]) -> dict[str, tuple]:
     # at most about 800 columns, more than a screen shows
     hop = max(512, max(np.shape(signal)[-1] for signal in signals.values()) // 800)
     # scipy's, because librosa's first transform takes many seconds to load a compiler
-    spectra = [stft(np.atleast_2d(signal), nperseg=4096, noverlap=4096 - hop)[2] for signal in signals.values()]
-    powers = [(np.abs(spectrum) ** 2).mean(axis=0) for spectrum in spectra]
+    spectra = (stft(np.atleast_2d(x), nperseg=4096, noverlap=4096 - hop)[2] for x in signals.values())
+    powers = [np.square(np.abs(spectrum)).mean(axis=0) for spectrum in spectra]
     loudest = max(power.max() for power in powers) or 1.0
     return {name: (power / loudest, hop, "level (dB)") for name, power in zip(signals, powers, strict=True)}
 
 
 def _images(images: Mapping[str, tuple], sample_rate: int, beside: bool = False) -> tuple[Figure, np.ndarray]:
-    """Images over logarithmic frequency and time, one above the other or beside each other, with a bar per scale.
-
-    Args:
-        images: name -> values (F, T), averaged where several bins share a row of the picture; samples between frames;
-            and what the values are: "level (dB)", given as powers, or "mask magnitude".
-        sample_rate: in Hz.
-    """
+    """Images over logarithmic frequency and time, one above the other or beside each other, with a bar per scale. Each
+    has values (F, T), averaged where several bins share a row of the picture; samples between frames; and what the
+    values are: "level (dB)", given as powers, or "mask magnitude"."""
     shape, size = ((1, len(images)), (12, 3.7)) if beside else ((len(images), 1), (9.5, 1 + 1.6 * len(images)))
     (figure, axes), bars = _axes(*shape, size, "time (s)", "frequency (Hz)", sharex=True, sharey=True), {}
     loud = max([1.0, *(np.percentile(image, 99.5) for image, _, label in images.values() if label != "level (dB)")])
@@ -478,8 +433,14 @@ def _images(images: Mapping[str, tuple], sample_rate: int, beside: bool = False)
         rows = np.add.reduceat(image, starts, axis=0) / np.diff([*starts, count])[:, None]
         rows, scale = (10 * np.log10(np.maximum(rows, 1e-12)), (-80, 0)) if label == "level (dB)" else (rows, (0, loud))
         limits = (np.array([*starts, count]) - 0.5) * sample_rate / (2 * (count - 1))
-        times = np.arange(frames + 1) * hop / sample_rate
-        mesh = ax.pcolormesh(times, limits, rows, cmap="magma", vmin=scale[0], vmax=scale[1], rasterized=True)
+        mesh = ax.pcolormesh(
+            np.arange(frames + 1) * hop / sample_rate,
+            limits,
+            rows,
+            cmap="magma",
+            norm=Normalize(*scale),
+            rasterized=True,
+        )
         bars[label] = (mesh, ax if beside else axes)
         ax.grid(visible=False)
         ax.set_title(name, loc="left")
@@ -491,27 +452,16 @@ def _images(images: Mapping[str, tuple], sample_rate: int, beside: bool = False)
 
 @styled
 def spectrograms(signals: Mapping[str, np.ndarray], sample_rate: int) -> Figure:
-    """The spectrogram of each signal, in dB below the loudest point of all of them, so that levels compare.
-
-    Args:
-        signals: name -> waveform, (L,) or (C, L); channels are averaged in power.
-        sample_rate: in Hz.
-    """
+    """The spectrogram of each waveform, (L,) or (C, L) with channels averaged in power, in dB below the loudest point
+    of all of them, so that levels compare."""
     return _images(_levels(signals), sample_rate)[0]
 
 
 @styled
 def masks(masks: Mapping[str, np.ndarray], sample_rate: int, n_fft: int, schema: BandSchema | None = None) -> Figure:
-    """The magnitude of each source's mask; 1 lets a bin pass as it is.
-
-    Args:
-        masks: name -> magnitude, (F, T) with F = n_fft / 2 + 1 and frames n_fft / 4 samples apart.
-        sample_rate: in Hz.
-        n_fft: FFT size in samples.
-        schema: draws a thin line at each of its edges.
-    """
-    images = {name: (mask, n_fft // 4, "mask magnitude") for name, mask in masks.items()}
-    figure, axes = _images(images, sample_rate)
+    """The magnitude of each source's mask, (F, T) with frames n_fft / 4 samples apart; 1 lets a bin pass as it is. A
+    schema draws a thin line at each of its edges."""
+    figure, axes = _images({name: (mask, n_fft // 4, "mask magnitude") for name, mask in masks.items()}, sample_rate)
     for ax in axes if schema else ():
         ax.hlines(schema.edges, *ax.get_xlim(), color=GREY, linewidth=0.5)
     return figure
@@ -519,14 +469,8 @@ def masks(masks: Mapping[str, np.ndarray], sample_rate: int, n_fft: int, schema:
 
 @styled
 def separation(signals: Mapping[str, np.ndarray], mask: np.ndarray, sample_rate: int, n_fft: int) -> Figure:
-    """One source's way through a model, side by side: the mixture's spectrogram, the mask, and the other signals'.
-
-    Args:
-        signals: name -> waveform (C, L): the mixture first, then the estimate, the target.
-        mask: magnitude (F, T), see `masks`.
-        sample_rate: in Hz, of all.
-        n_fft: FFT size of the mask in samples.
-    """
+    """One source's way through a model, side by side: the spectrogram of the first signal, the mixture; the magnitude
+    of the `mask`, see `masks`; and the spectrograms of the others, the estimate and the target, (C, L) each."""
     (first, mixture), *others = _levels(signals).items()
     images = {first: mixture, "mask": (mask, n_fft // 4, "mask magnitude"), **dict(others)}
     figure, axes = _images(images, sample_rate, beside=True)
@@ -535,12 +479,8 @@ def separation(signals: Mapping[str, np.ndarray], mask: np.ndarray, sample_rate:
 
 
 def player(waveform: np.ndarray, sample_rate: int) -> Audio:
-    """An audio player for a notebook, its sound embedded as MP3: small enough to commit.
-
-    Args:
-        waveform: (C, L), full scale 1; beyond it is clipped.
-        sample_rate: in Hz.
-    """
+    """An audio player for a notebook, its sound (C, L) embedded as MP3: small enough to commit. It clips at full
+    scale."""
     buffer, samples = io.BytesIO(), np.clip(np.asarray(waveform).T, -1, 1)
     soundfile.write(buffer, samples, sample_rate, format="MP3", bitrate_mode="CONSTANT", compression_level=0.7)
     return Audio(buffer.getvalue(), embed=True)

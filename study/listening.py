@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import ipywidgets
 from IPython.display import HTML, display
-from ipywidgets import HTML as View
-from ipywidgets import Dropdown, VBox
 from torch import Tensor
 
 from bsrnn import checkpoint
@@ -17,59 +16,53 @@ from bsrnn.metrics import error_per_second, usdr
 from bsrnn.separate import separate
 from study import figures
 
-AROUND = 1  # seconds before and after the one that is chosen
-WHOLE = -1  # in place of a second
+AROUND, WHOLE = 1, -1  # seconds before and after the one that is chosen; what is chosen in place of one
 
 
 class Listening:
-    """A form to pick a track, a model and a source, and to hear target, estimate and error, in whole or around the
-    seconds of largest error.
-
-    As the value of a notebook's cell it is a form in JupyterLab. Where nobody can fill it in (papermill, nbval) it is
-    plain HTML that shows the first choice.
-
-    Args:
-        tracks: songs with their stems.
-        checkpoints: name -> folder of a model, which is loaded when it is chosen.
-        worst: how many seconds to offer.
-    """
+    """A form to pick one of some tracks, a model by the name of its folder and a source, and to hear target, estimate
+    and error, in whole or around the `worst` seconds. As the value of a notebook's cell it is a form in JupyterLab;
+    where nobody can fill it in (papermill, nbval) it is plain HTML that shows the first choice."""
 
     def __init__(self, tracks: Sequence[Track], checkpoints: Mapping[str, Path], worst: int = 5):
         self.tracks, self.worst, self._busy = {track.name: track for track in tracks}, worst, False
         self._load = lru_cache(2)(lambda model: checkpoint.load(checkpoints[model]))
-        self._estimates = lru_cache(2)(self._separate)  # two, to go back and forth between models
+        self._estimates = lru_cache(2)(  # two, to go back and forth between models
+            lambda song, model: separate(self._load(model), song.read("mixture"), song.sample_rate)
+        )
         offers = {"track": list(self.tracks), "model": list(checkpoints), "source": [], "where": []}
-        choices = [Dropdown(options=offers[name], description=name, layout={"width": "40em"}) for name in offers]
+        choices = [
+            ipywidgets.Dropdown(options=offers[name], description=name, layout={"width": "40em"}) for name in offers
+        ]
         self.track, self.model, self.source, self.second = choices
-        self.view = View()
-        self.form = VBox([*choices, self.view])
+        self.view = ipywidgets.HTML()
+        self.form = ipywidgets.VBox([*choices, self.view])
         for choice in choices:
             choice.observe(self._update, "value")
         self._update({"owner": self.model})
-
-    def _separate(self, track: str, model: str) -> Mapping[str, Tensor]:
-        song = self.tracks[track]
-        return separate(self._load(model), song.read("mixture"), song.sample_rate)
 
     def _update(self, change: Mapping) -> None:
         """Offer the sources and seconds of a new choice, the worst second first, and show it."""
         if self._busy:  # the changes made below are no choices
             return
         self._busy = True
-        if change["owner"] is not self.second:
-            chosen, self.source.options = self.source.value, self._load(self.model.value).config.sources
-            self.source.value = chosen if chosen in self.source.options else self.source.options[0]
-            errors = self.errors()
-            worst = figures.worst_seconds(errors, self.worst)
-            seconds = [(f"{figures.clock(second)}, error {errors[second]:.1f} dB", second) for second in worst]
-            self.second.options = [*seconds, ("the whole song", WHOLE)]
-            self.second.index = 0
-        self.view.value, self._busy = self._html(), False
+        try:
+            if change["owner"] is not self.second:
+                chosen, self.source.options = self.source.value, self._load(self.model.value).config.sources
+                self.source.value = chosen if chosen in self.source.options else self.source.options[0]
+                errors = self.errors()
+                worst = figures.worst_seconds(errors, self.worst)
+                seconds = [(f"{figures.clock(second)}, error {errors[second]:.1f} dB", second) for second in worst]
+                self.second.options = [*seconds, ("the whole song", WHOLE)]
+                self.second.index = 0
+            self.view.value = self._html()
+        finally:
+            self._busy = False
 
     def _pair(self) -> tuple[Tensor, Tensor]:
         """The chosen target and its estimate, (C, L) each."""
-        target = self.tracks[self.track.value].read(self.source.value)
-        return target, self._estimates(self.track.value, self.model.value)[self.source.value]
+        song = self.tracks[self.track.value]
+        return song.read(self.source.value), self._estimates(song, self.model.value)[self.source.value]
 
     def errors(self) -> list[float]:
         """`metrics.error_per_second` of the choice."""

@@ -54,16 +54,17 @@ def load(profile: str, seeds: list[int] | None = None) -> tuple[dict, list[Run]]
     """
     folder = files.root() / "profiles"
     if not (folder / f"{profile}.yaml").is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise FileNotFoundError(f"no profile {profile!r}: choose from {known}")
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise FileNotFoundError(f"no profile {profile!r}: choose from {', '.join(known)}")
     settings = yaml.safe_load((folder / f"{profile}.yaml").read_text())
     runs, cells = {}, {}
     for template, entry in settings["runs"].items():
         if wrong := sorted(entry.keys() - _KEYS | {"experiment", "sources"} - entry.keys()):
             raise ValueError(f"{profile}: {template}: {wrong[0]!r} is unknown or missing; a run has {sorted(_KEYS)}")
         schemas = settings["schemas"] if "{schema}" in template else [entry.get("schema")]
-        numbers = seeds or settings["seeds"] if "{seed}" in template else [entry.get("seed")]
-        for schema, seed in product(schemas, numbers):
+        for schema, seed in product(
+            schemas, (seeds or settings["seeds"]) if "{seed}" in template else [entry.get("seed")]
+        ):
             name, base = (text.format(schema=schema, seed=seed) for text in (template, entry.get("base_run", "")))
             if None in (schema, seed) or name in runs or (base and base not in runs):
                 raise ValueError(f"{profile}: {name}: has no schema or seed, is there twice, or stands before its base")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+
 from bsrnn import checkpoint
 from bsrnn.data import find_tracks
 from bsrnn.metrics import error_per_second

@@ -42,7 +42,7 @@ def load(tmp_path, monkeypatch):
 
 def test_a_name_stands_for_a_run_per_schema_and_seed(load):
     found = {run.name: run for run in load()}
-    assert len(found) == 4 + 2 + 4 + 4 + 1 and list(found)[0] == "base-v7-drums-0"
+    assert len(found) == 4 + 2 + 4 + 4 + 1 and next(iter(found)) == "base-v7-drums-0"
     run = found["transfer-generic-1"]
     assert (run.experiment, run.schema, run.seed, run.sources) == ("transfer", "generic", 1, ("vocals",))
     assert (run.base_run, run.learned) == ("multitask-generic-drums+bass-1", "drums+bass")

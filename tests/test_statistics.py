@@ -4,6 +4,8 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import wilcoxon
+
 from study.statistics import (
     bootstrap_interval,
     comparisons,
@@ -17,7 +19,6 @@ from study.statistics import (
     rank_biserial,
     summary,
 )
-from scipy.stats import wilcoxon
 
 GENERIC, V7 = {"schema": "generic"}, {"schema": "v7"}
 
@@ -144,8 +145,8 @@ def test_pairs_are_of_the_tracks_that_all_runs_have():
 def study():
     """Scores of a whole study: what each experiment gains over a base, and a schema over V7, and noise."""
     draw, songs = np.random.default_rng(0), np.random.default_rng(1).normal(size=20)
-    kinds = {("base", "bass"): 0.0, ("scratch", "bass"): -1.0, ("multitask", "drums+bass"): 2.0, ("transfer", "drums"): 0.5,
-             ("transfer", "drums+bass"): 1.5}  # fmt: skip
+    kinds = {("base", "bass"): 0.0, ("scratch", "bass"): -1.0, ("multitask", "drums+bass"): 2.0,
+             ("transfer", "drums"): 0.5, ("transfer", "drums+bass"): 1.5}  # fmt: skip
     cells = [(*kind, schema, lift + gain) for kind, lift in kinds.items()
              for schema, gain in (("v7", 0.0), ("generic", 0.25))] + [("base", "bass", "joint", -0.5)]  # fmt: skip
     models = [table([(f"{experiment}-{base}-{schema}-{seed}", str(i), value + lift + 0.05 * draw.normal())
