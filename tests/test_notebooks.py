@@ -8,6 +8,8 @@ import nbformat
 import pytest
 import yaml
 
+from study import runs
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 15
@@ -70,13 +72,20 @@ def test_no_traces_of_a_machine(notebook):
 
 
 @pytest.mark.parametrize("number", TRAININGS)
-def test_defaults_are_the_demo_profile(number):
+def test_defaults_are_a_run_of_the_demo_profile(number, monkeypatch):
+    monkeypatch.setenv("BSRNN_ROOT", str(ROOT))
     (path,) = (path for path in NOTEBOOKS if path.stem.startswith(number))
     values = {}
     exec(parameters(nbformat.read(path, 4))[0].source, values)
-    profile = yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text())
-    for name in profile.keys() - {"grid", "needs"}:
-        assert values[name] == profile[name]
+    settings, listed = runs.load("demo")
+    assert {name: values[name] for name in ("profile", "dataset", "model_config", "training_config")} == {
+        name: settings[name] for name in ("profile", "dataset", "model_config", "training_config")
+    }
+    (run,) = (run for run in listed if run.name == values["run"])
+    assert run.training == values["training_config"] and run.sources == tuple(values["sources"])
+    for name in ("experiment", "schema", "learned", "seed"):
+        assert getattr(run, name) == values[name]
+    assert run.base_run == values.get("base_run", "")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml")))

@@ -4,7 +4,9 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from bsrnn.statistics import (
+from scipy.stats import wilcoxon
+
+from study.statistics import (
     bootstrap_interval,
     comparisons,
     difference_interval,
@@ -17,14 +19,13 @@ from bsrnn.statistics import (
     rank_biserial,
     summary,
 )
-from scipy.stats import wilcoxon
 
 GENERIC, V7 = {"schema": "generic"}, {"schema": "v7"}
 
 
 def table(rows, **common):
     """Score rows of (run, track, value)."""
-    defaults = {"experiment": "base", "schema": "v7", "base_source": "", "source": "bass", "split": "test", "seed": 0}
+    defaults = {"experiment": "base", "schema": "v7", "learned": "bass", "source": "bass", "split": "test", "seed": 0}
     return pd.concat([pd.DataFrame(rows, columns=["run", "track", "value"]).assign(metric=metric, **(defaults | common))
                       for metric in ("uSDR", "cSDR")], ignore_index=True)  # fmt: skip
 
@@ -37,8 +38,8 @@ def test_summary_is_the_mean_over_tracks_then_over_runs():
     assert row["uSDR"] == pytest.approx(((1 + 3 + 4) / 3 + (5 + 8) / 2) / 2)
     assert row["cSDR"] == pytest.approx(row["uSDR"] + 1)
     assert (row["runs"], row["tracks"], row["run"]) == (2, 3, "{a,b}")
-    assert [row[name] for name in ("split", "experiment", "base_source", "source", "schema")] == [
-        "test", "base", "", "bass", "v7",
+    assert [row[name] for name in ("split", "experiment", "learned", "source", "schema")] == [
+        "test", "base", "bass", "bass", "v7",
     ]  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_names_of_runs_are_joined_as_a_shell_takes_them_apart(names, expected):
         assert sorted(echoed.split()) == sorted(set(names))
 
 
-@pytest.mark.parametrize("column", ["split", "experiment", "base_source", "source", "schema"])
+@pytest.mark.parametrize("column", ["split", "experiment", "learned", "source", "schema"])
 def test_summary_never_mixes_cells(column):
     scores = pd.concat([table([("a", "x", 1.0)]), table([("b", "x", 3.0)], **{column: "drums"})])
     assert sorted(summary(scores)["uSDR"]) == [1, 3]
@@ -123,11 +124,11 @@ def test_schemas_without_common_tracks_have_no_difference():
 
 
 def test_kinds_may_differ_in_several_columns():
-    scores = pd.concat([table([("t", "x", 3.0), ("t", "y", 4.0)], experiment="transfer", base_source="drums"),
-                        table([("u", "x", 9.0)], experiment="transfer", base_source="vocals"),
+    scores = pd.concat([table([("t", "x", 3.0), ("t", "y", 4.0)], experiment="transfer", learned="drums"),
+                        table([("u", "x", 9.0)], experiment="transfer", learned="vocals"),
                         table([("b", "x", 1.0), ("b", "y", 1.0)])])  # fmt: skip
-    (row,) = paired_differences(scores, {"experiment": "transfer", "base_source": "drums"},
-                                {"experiment": "base", "base_source": ""}).to_dict("records")  # fmt: skip
+    transfer = {"experiment": "transfer", "learned": "drums"}
+    (row,) = paired_differences(scores, transfer, {"experiment": "base"}).to_dict("records")
     assert row["difference"] == 2.5
     assert row["source"] == "bass" and row["schema"] == "v7"
 
@@ -136,7 +137,7 @@ def test_pairs_are_of_the_tracks_that_all_runs_have():
     scores = pd.concat([table([("g0", "x", 1.0), ("g0", "y", 2.0), ("g1", "x", 3.0)], schema="generic"),
                         table([("v0", "x", 4.0), ("v0", "y", 5.0)])])  # fmt: skip
     ((key, (ours, theirs)),) = pairs(scores, GENERIC, V7).items()
-    assert key == ("test", "base", "", "bass")
+    assert key == ("test", "base", "bass", "bass")
     assert ours.to_dict() == {"x": {"g0": 1, "g1": 3}} and theirs.to_dict() == {"x": {"v0": 4}}
 
 
@@ -144,20 +145,20 @@ def test_pairs_are_of_the_tracks_that_all_runs_have():
 def study():
     """Scores of a whole study: what each experiment gains over a base, and a schema over V7, and noise."""
     draw, songs = np.random.default_rng(0), np.random.default_rng(1).normal(size=20)
-    kinds = {("base", ""): 0.0, ("scratch", ""): -1.0, ("multitask", "drums+bass"): 2.0, ("transfer", "drums"): 0.5,
-             ("transfer", "drums+bass"): 1.5}  # fmt: skip
+    kinds = {("base", "bass"): 0.0, ("scratch", "bass"): -1.0, ("multitask", "drums+bass"): 2.0,
+             ("transfer", "drums"): 0.5, ("transfer", "drums+bass"): 1.5}  # fmt: skip
     cells = [(*kind, schema, lift + gain) for kind, lift in kinds.items()
-             for schema, gain in (("v7", 0.0), ("generic", 0.25))] + [("base", "", "joint", -0.5)]  # fmt: skip
+             for schema, gain in (("v7", 0.0), ("generic", 0.25))] + [("base", "bass", "joint", -0.5)]  # fmt: skip
     models = [table([(f"{experiment}-{base}-{schema}-{seed}", str(i), value + lift + 0.05 * draw.normal())
                      for seed in range(3) for i, value in enumerate(songs)],
-                    experiment=experiment, base_source=base, schema=schema)
+                    experiment=experiment, learned=base, schema=schema)
               for experiment, base, schema, lift in cells]  # fmt: skip
     silence = table([("silence", str(i), 0.0) for i in range(20)], experiment="baseline", schema="")
     return pd.concat([*models, silence])
 
 
 def test_the_questions_of_the_study_and_their_answers(study):
-    found = comparisons(study).set_index(["question", "experiment", "base_source", "schema"])
+    found = comparisons(study).set_index(["question", "experiment", "learned", "schema"])
     expected = {
         "generic minus v7": 0.25, "joint minus v7": -0.5, "joint minus generic": -0.75,
         "transfer drums minus scratch": 1.5, "transfer drums minus base": 0.5,
@@ -173,7 +174,7 @@ def test_the_questions_of_the_study_and_their_answers(study):
         one, other = question.split(" minus ")
         assert set(answer["better"]) == {one if difference > 0 else other}
     assert set(found["runs"]) == {3} and set(found["tracks"]) == {20}
-    assert found.loc["joint minus v7"].index.tolist() == [("base", "", "")]
+    assert found.loc["joint minus v7"].index.tolist() == [("base", "bass", "")]
     assert found.loc["transfer drums minus base"].index.tolist() == [("", "", "generic"), ("", "", "v7")]
 
 
