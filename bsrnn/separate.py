@@ -25,10 +25,6 @@ BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
 RESIDUAL = "residual"
 MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .ac3 .mp4 .mov .webm .mka "
-    ".mkv .avi .wma".split()
-)
 
 
 class Separator:
@@ -231,7 +227,7 @@ def _audio_files(folder: Path) -> Iterator[Path]:
     """The audio files in a folder and below, and the folders there that may not be looked into: to be told of."""
     locked = []
     for parent, _, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
-        yield from (Path(parent, name) for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES)
+        yield from (Path(parent, name) for name in names if Path(name).suffix.lower() in audio.SUFFIXES)
     yield from locked
 
 
