@@ -116,8 +116,7 @@ class Recording:
     def _by_libsndfile(self, start, frames):
         try:
             with soundfile.SoundFile(self.path) as file:
-                if start:
-                    file.seek(start)
+                file.seek(start)
                 while len(samples := file.read(min(frames, BLOCK), dtype="float32", always_2d=True)):
                     frames, start = frames - len(samples), start + len(samples)
                     yield torch.from_numpy(samples.T)
