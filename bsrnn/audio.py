@@ -165,7 +165,7 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
         whole = containers.is_one_ogg(path)
     elif start[:4] == b"fLaC":
         whole = containers.is_one_flac(path)
-    elif start[:3] == b"ID3" or start[0] in (0, 0xFF):
+    elif start[:3] == b"ID3" or start.lstrip(b"\0")[:1] in (b"\xff", b""):
         whole = containers.is_one_mp3(path)
     elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
         _check_size(path, 8 + int.from_bytes(start[4:8], "little"), path.stat().st_size)

@@ -169,17 +169,12 @@ def _songs_in(folder: Path) -> list[Path]:
     )
 
 
-def _stem_files(folder: Path) -> dict[str, Path]:
-    """The audio files in a folder, by name in small letters.
-
-    Raises:
-        ValueError: two have the same name, in capitals or with another suffix.
-    """
-    found = {}
+def _stem_files(folder: Path) -> dict[str, list[Path]]:
+    """The audio files in a folder, by name in small letters."""
+    found = defaultdict(list)
     for file in sorted(folder.iterdir()):
         if _seen(file.name) and file.suffix.lower() in SUFFIXES:
-            if (other := found.setdefault(file.stem.lower(), file)) != file:
-                raise ValueError(f"{folder}: which is {file.stem.lower()}, {other.name} or {file.name}? Remove one")
+            found[file.stem.lower()].append(file)
     return found
 
 
@@ -268,9 +263,11 @@ def open_stems(folder: Path, wanted: Sequence[str]) -> dict[str, Recording]:
     """Those audio files in a folder whose names, in small letters, are wanted; raises ValueError of a line for each
     that cannot be used."""
     problems, found = [], {}
-    for name, file in _stem_files(folder).items():
+    for name, (file, *others) in _stem_files(folder).items():
         if name in wanted:
             try:
+                if others:
+                    raise ValueError(f"{folder}: which is {name}, {file.name} or {others[0].name}? Remove one")
                 found[name] = Recording.open(file).measured()
                 if not found[name].length:
                     raise ValueError(f"{file}: holds no samples")

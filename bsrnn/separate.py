@@ -264,7 +264,8 @@ def separated(
 
     The song is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
     overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
-    blocks changes nothing.
+    blocks changes nothing. A constant offset stays: models learned from songs with theirs, and to remove even 0.0001
+    changes the published drums by -25 dB, for better or worse; 0.02 costs them 0.25 dB of uSDR, 0.3 costs 2 dB.
 
     Args:
         model: on whatever device the work is to be done.
