@@ -14,14 +14,13 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from bsrnn import audio, checkpoint, files
 from bsrnn.config import Config
-from bsrnn.data import SUFFIXES, AudioFile, Track, check_sources
+from bsrnn.data import Track, check_sources, open_stems
 from bsrnn.metrics import csdr_frames, median, si_sdr, silent, usdr
 from bsrnn.model import BSRNN
 from bsrnn.separate import Separator
@@ -307,7 +306,7 @@ def _of_separator(separator: Separator, name: str) -> Estimator:
 
 
 def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
-    """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `data.SUFFIXES`.
+    """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `audio.SUFFIXES`.
 
     Sources of which no track has an estimate are not scored.
 
@@ -320,39 +319,37 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     known, found, problems = tracks[0].sources, {}, []
     for track in tracks:
         place = folder / track.name
-        there = sorted(place.iterdir()) if place.is_dir() else []
-        found[track.name] = {file.stem: file for file in there if file.suffix.lower() in SUFFIXES}
-    sources = tuple(source for source in known if any(source in stems for stems in found.values()))
-    if not sources:
+        try:
+            found[track] = open_stems(place, [source.lower() for source in known]) if place.is_dir() else {}
+        except ValueError as error:
+            problems.append(str(error))
+    names = [source for source in known if any(source.lower() in stems for stems in found.values())]
+    if not names and not problems:
         raise ValueError(f"{folder}: holds no estimates; expected {tracks[0].name}/{known[0]}.wav and so on")
-    for track in tracks:
-        for source in sources:
-            if file := found[track.name].get(source):
-                problems += _mismatches(file, track)
+    for track, stems in found.items():
+        for source in names:
+            if estimate := stems.get(source.lower()):
+                problems += _mismatches(estimate, track)
             else:
                 problems.append(f"{folder / track.name}: has no estimate of {source}")
     if problems:
         raise ValueError("\n".join(problems))
 
     def read(track: Track, _: Mapping[str, Tensor]) -> Tensor:
-        stems = [AudioFile(found[track.name][source]) for source in sources]
-        return torch.stack([stem.read(0, track.length, track.sample_rate) for stem in stems])
+        return torch.stack([found[track][source.lower()].read() for source in names])
 
-    used = [file for stems in found.values() for source, file in stems.items() if source in sources]
+    used = [estimate.path for stems in found.values() for estimate in stems.values()]
     states = {file.relative_to(folder).as_posix(): [file.stat().st_size, file.stat().st_mtime_ns] for file in used}
-    return Estimator(folder.absolute().name, sources, read, {"files": states})
+    return Estimator(folder.absolute().name, tuple(names), read, {"files": states})
 
 
-def _mismatches(file: Path, track: Track) -> list[str]:
-    try:
-        info = soundfile.info(file)
-    except (soundfile.LibsndfileError, OSError):
-        return [f"{file}: cannot be read as audio"]
-    if info.samplerate != track.sample_rate:
-        return [f"{file}: has a sample rate of {info.samplerate} Hz, not {track.sample_rate} as its song: resample it"]
-    problems, excess = [], info.frames - track.length
-    if info.channels != track.channels:
-        problems.append(f"{file}: has {info.channels} channels, its song {track.channels}: convert it")
+def _mismatches(estimate: audio.Recording, track: Track) -> list[str]:
+    file, rate = estimate.path, estimate.sample_rate
+    if rate != track.sample_rate:
+        return [f"{file}: has a sample rate of {rate} Hz, not {track.sample_rate} as its song: resample it"]
+    problems, excess = [], estimate.length - track.length
+    if estimate.channels != track.channels:
+        problems.append(f"{file}: has {estimate.channels} channels, its song {track.channels}: convert it")
     if excess:
         what, cure = ("longer", "cut") if excess > 0 else ("shorter", "pad")
         count = f"{abs(excess)} sample{'s' * (abs(excess) > 1)}"
