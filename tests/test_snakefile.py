@@ -53,10 +53,13 @@ def test_a_transfer_waits_for_its_base_and_fewer_seeds_can_be_asked_for():
     assert re.search(r"input: .*notebooks/base-v7-drums-1.ipynb\n +output: .*transfer-v7-drums-", done.stdout)
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    (["profile=musdb"], "needs a data set: make reproduce PROFILE=musdb DATA=folder"),
-    (["profile=nothing"], "no profile 'nothing': choose from demo, large, musdb, open"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (["profile=musdb"], "needs a data set: make reproduce PROFILE=musdb DATA=folder"),
+        (["profile=nothing"], "no profile 'nothing': choose from demo, large, musdb, open"),
+    ],
+)
 def test_wrong_configuration(config, message):
     done = plan(*config)
     assert done.returncode != 0
