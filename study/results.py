@@ -109,9 +109,10 @@ def _record(profile: str, folder: str, run: str) -> dict:
 def coverage(profile: str) -> pd.DataFrame:
     """How much of a profile's runs has published scores: a row per cell, a column per schema that says of how many
     seeds, such as "2 of 3", empty where the profile has no such cell."""
-    columns, done = ["experiment", "learned", "source", "schema"], results(profile) / "scores"
-    rows = [(run.experiment, run.learned, "+".join(run.sources), run.schema, (done / f"{run.name}.csv").is_file())
-            for run in runs.load(profile)[1]]  # fmt: skip
+    columns, done, listed = list(statistics.CELL[1:]), results(profile) / "scores", runs.load(profile)[1]
+    rows = [
+        (x.experiment, x.learned, "+".join(x.sources), x.schema, (done / f"{x.name}.csv").is_file()) for x in listed
+    ]
     seeds = pd.DataFrame(rows, columns=[*columns, "done"]).groupby(columns, sort=False)["done"].agg(["sum", "size"])
     counts = seeds["sum"].astype(str) + " of " + seeds["size"].astype(str)
     return counts.unstack(fill_value="", sort=False).rename_axis(columns=None).reset_index()

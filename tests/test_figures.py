@@ -184,8 +184,13 @@ def test_comparison_has_a_row_per_cell_and_a_mean_per_schema(scores):
 def test_comparison_draws_every_track_and_no_number_lies_on_a_mark(scores):
     figure = comparison(scores)
     drums, drums_differ, bass, _ = figure.axes
-    points = [x for ax in (drums, bass) for dots in ax.collections if isinstance(dots, PathCollection)
-              for x in dots.get_offsets()[:, 0]]  # fmt: skip
+    points = [
+        x
+        for ax in (drums, bass)
+        for dots in ax.collections
+        if isinstance(dots, PathCollection)
+        for x in dots.get_offsets()[:, 0]
+    ]
     assert sorted(points) == sorted(scores.loc[scores["experiment"] != "baseline", "value"])
     songs = [line.get_xdata() for line in drums_differ.lines if line.get_marker() == "|" and line.get_alpha()]
     assert [values.tolist() for values in songs] == [[1, 2, 0.5], [0, 0.5, 0.5]]
@@ -218,8 +223,10 @@ def test_comparison_interval_covers_the_mean_as_often_as_it_says():
 
 def test_comparison_averages_seeds_per_track_first():
     # song 2 has no score with seed 1: averaging all rows alike would give 3.4
-    table = pd.concat(cell("base", "drums", "drums", "v7", values, seed) for seed, values in
-                      enumerate(([1.0, 2.0, 6.0], [3.0, 5.0, np.nan])))  # fmt: skip
+    table = pd.concat(
+        cell("base", "drums", "drums", "v7", values, seed)
+        for seed, values in enumerate(([1.0, 2.0, 6.0], [3.0, 5.0, np.nan]))
+    )
     other = cell("base", "drums", "drums", "generic", [1.0, 1.0, 1.0])
     assert means(comparison(pd.concat([table, other])).axes[0])["v7"][0] == pytest.approx([(2 + 3.5 + 6) / 3])
 

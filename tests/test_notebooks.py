@@ -31,9 +31,14 @@ def parameters(notebook):
 
 def test_all_are_there():
     assert [path.stem for path in NOTEBOOKS] == [
-        "01_band_schemas", "02_base_training", "03_transfer_learning", "04_multitask_learning", "05_usdr_comparison",
-        "06_listening", "07_model_size",
-    ]  # fmt: skip
+        "01_band_schemas",
+        "02_base_training",
+        "03_transfer_learning",
+        "04_multitask_learning",
+        "05_usdr_comparison",
+        "06_listening",
+        "07_model_size",
+    ]
 
 
 def test_thin(notebook):
@@ -78,9 +83,8 @@ def test_defaults_are_a_run_of_the_demo_profile(number, monkeypatch):
     values = {}
     exec(parameters(nbformat.read(path, 4))[0].source, values)
     settings, listed = runs.load("demo")
-    assert {name: values[name] for name in ("profile", "dataset", "model_config", "training_config")} == {
-        name: settings[name] for name in ("profile", "dataset", "model_config", "training_config")
-    }
+    for name in ("profile", "dataset", "model_config", "training_config"):
+        assert values[name] == settings[name]
     (run,) = (run for run in listed if run.name == values["run"])
     assert run.training == values["training_config"] and run.sources == tuple(values["sources"])
     for name in ("experiment", "schema", "learned", "seed"):

@@ -118,10 +118,10 @@ def test_scores_come_back_with_what_their_run_is(study):
 
 def test_the_readme_of_a_profile_holds_its_tables(study):
     text = (study / "results" / "demo" / "README.md").read_text()
-    assert "| base | drums | drums | 1 of 1 | 1 of 1 |" in text
+    assert "| base | drums | drums | 3 of 3 | 3 of 3 |" in text
     assert "| base | drums | drums | generic | 4.45 | 4.40 | 3 | 8 | 0.00 | 4.45 | base-generic-drums-{0,1,2} |" in text
     assert "| generic minus v7 | base | drums | drums | 4.45 | 2.45 | 2.00 |" in text and "nan" not in text
-    assert "| multitask | drums+bass+other+vocals | drums+bass+other+vocals | 0 of 1 | 0 of 1 |" in text
+    assert "| multitask | drums+bass+other+vocals | drums+bass+other+vocals | 0 of 3 | 0 of 3 |" in text
     save_rows(results.results("benchmark") / "cpu.csv", [{"model": "small", "ms": 1.234, "speedup": np.nan}])
     results.write_tables("benchmark")
     assert (
