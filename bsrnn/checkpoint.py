@@ -196,7 +196,11 @@ def _read_foreign(file: Path) -> dict[str, Tensor]:
     """The state dict in a file of torch.save, without its windows; whatever else the file holds is not built."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
-    options = {"mmap": True, "weights_only": False, "pickle_module": SimpleNamespace(Unpickler=_Unpickler)}
+    options = {
+        "mmap": True,
+        "weights_only": False,
+        "pickle_module": SimpleNamespace(__name__="restricted", Unpickler=_Unpickler),
+    }
     try:
         with zipfile.ZipFile(file) as content:
             if any(name.endswith("constants.pkl") for name in content.namelist()):  # a program, which torch would run

@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,8 +15,12 @@ from bsrnn.config import CONFIGS, FORMATS, LOUDNESS, MOST_SEED, SPLITS, Config, 
 EXIT_USER_ERROR = 2
 
 DATA_HELP = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
-MODEL_HELP = "model folder, or last.ckpt of a training; repeat for several models"
-HOP_HELP = "seconds from one chunk to the next, less is better and slower; none means half a chunk"
+MODEL_HELP = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
+HOP_HELP = (
+    "seconds from one chunk to the next, less is better and slower; none means half a chunk, or, for published models, "
+    "long chunks that fade into each other"
+)
+TOLD_FROM = 5  # seconds: work that takes no longer is not announced
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,7 +28,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bsrnn", description="Band-split RNN music source separation: train, separate, evaluate."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,infer,evaluate,info,demo-data}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{train,infer,evaluate,info,models,import,demo-data}"
+    )
 
     def anywhere(*names, default, **options):  # before the command or after it
         options["help"] += f" (default: {default})"
@@ -67,14 +73,19 @@ def build_parser() -> argparse.ArgumentParser:
         _add_setting(add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} ({setting.default})")
     for setting in fields(TrainingConfig):
         _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
-    add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
+    text = "model folder, or published model by name, whose extractor is frozen and transferred to the parts"
+    add("--checkpoint_fp", type=Path, help=text)
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
+    text = "model folder, or published model by name, to train on with all its weights, or those for the parts it has"
+    add("--init", type=Path, help=text)
 
     add = command("infer", infer, "separate songs into their sources", device)
-    add("--checkpoint_fp", type=Path, action="append", required=True, help=MODEL_HELP)
+    add("--checkpoint_fp", "--model", type=Path, action="append", required=True, help=MODEL_HELP)
     text = "songs, or folders of them: wav, flac, ogg, mp3, and what else the ffmpeg program reads"
-    add("--input", type=Path, nargs="+", required=True, help=text)
-    add("--out", type=Path, required=True, help="folder that gets SONG/SOURCE.wav; what is there is replaced")
+    add("songs", type=Path, nargs="*", help=text)
+    add("--input", type=Path, nargs="+", default=[], help="more songs, or folders of them")
+    text = "folder that gets SONG/SOURCE.wav; what is there is replaced"
+    add("--out", type=Path, default=Path("separated"), help=text)
     add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
     add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
     add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
@@ -107,6 +118,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = command("info", info, "show a model's bands, parameters and cost")
     add("model", nargs="?", help="a model's name, folder or checkpoint file; none lists the names")
+
+    command("models", models, "list the published models: sources, size, licence, scores, and whether they are cached")
+
+    add = command("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt")
+    add("checkpoint", type=Path, help="file to convert; nothing in it is executed")
+    add("out", type=Path, help="model folder to make")
+    add("--part", action="append", help="source that it estimates, where its name does not tell; repeat in its order")
 
     add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
     add("out", type=Path, help="folder to make")
@@ -180,24 +198,36 @@ def train(args: argparse.Namespace) -> None:
     given = {setting.name: getattr(args, setting.name) for setting in fields(Config) if hasattr(args, setting.name)}
     if hasattr(args, "generic_bands"):
         given.setdefault("schema", "generic" if args.generic_bands == "Y" else "v7")
-    bases = {"--config": args.config, "--reduce_size": args.reduce_size, "--transfer": args.transfer}
-    exclusive = [name for name, value in bases.items() if value] + [f"--{name}" for name in given if args.transfer]
+    bases = {
+        "--config": args.config,
+        "--reduce_size": args.reduce_size,
+        "--transfer": args.transfer,
+        "--init": args.init,
+    }
+    fixed = args.transfer or args.init
+    exclusive = [name for name, value in bases.items() if value] + [f"--{name}" for name in given if fixed]
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     named = named_config(args.config) if args.config else None
     config = TrainingConfig(**{setting.name: getattr(args, setting.name) for setting in fields(TrainingConfig)})
 
-    from bsrnn import checkpoint, files, train
+    from bsrnn import files, train
     from bsrnn.data import find_data, stem_mapping
     from bsrnn.devices import keep_memory
     from bsrnn.model import BSRNN
 
     keep_memory()
     dataset = find_data(args.musdbhq_location)
-    sources = tuple(args.part or (named.sources if named else stem_mapping(dataset)))
+    base = _load_one(args.checkpoint_fp or args.init) if fixed else None
+    known = named or (base.config if args.init else None)
+    sources = tuple(args.part or (known.sources if known else stem_mapping(dataset)))
     train.seed_everything(args.seed)
     if args.transfer:
-        model = train.transfer(checkpoint.load(args.checkpoint_fp), sources)
+        model = train.transfer(base, sources)
+    elif args.init:
+        if new := [source for source in sources if source not in base.config.sources]:
+            raise ValueError(f"{args.init} does not estimate {new[0]!r}: --transfer makes a new head for it")
+        model = base.keep_heads(sources)
     else:
         if "feature_dim" in given:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
@@ -208,10 +238,26 @@ def train(args: argparse.Namespace) -> None:
     print(f"model: {folder / 'model'}")
 
 
+def _load_one(path: Path):
+    """The model in a folder, or the published one of that name."""
+    from bsrnn import checkpoint, pretrained
+
+    if len(names := pretrained.models(path)) > 1 and not os.path.exists(path):
+        raise ValueError(f"{path} is several models: choose from {', '.join(names)}")
+    with _cleaning_up():
+        (folder,) = pretrained.folders(path)
+    return checkpoint.load(folder)
+
+
 def infer(args: argparse.Namespace) -> None:
-    for path in (*args.checkpoint_fp, *args.input):
-        if not os.path.exists(path):  # which does not raise, as path.exists() may
-            raise FileNotFoundError(f"{path}: no such file or folder")
+    from bsrnn import pretrained
+
+    given = [*args.songs, *args.input]
+    if not given:
+        raise ValueError("which song? Give one before the options, or after --input")
+    unknown = [path for path in args.checkpoint_fp if not os.path.exists(path) and not pretrained.models(path)]
+    if unknown or not any(map(os.path.exists, given)):  # which does not raise, as path.exists() may
+        raise FileNotFoundError(f"{(unknown or given)[0]}: no such file or folder")
 
     from bsrnn.devices import keep_memory
     from bsrnn.separate import Separator, find_songs
@@ -219,13 +265,15 @@ def infer(args: argparse.Namespace) -> None:
     keep_memory()
     bf16 = False if args.fp32 else None
     options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": bf16}
-    separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
-    songs = find_songs(args.input, args.out)
+    songs = find_songs(given, args.out)
+    with _cleaning_up():
+        separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
     inputs = {song.resolve() for song in songs}
     for song, folder in songs.items():
         for target in separator.targets(folder, args.format, args.residual).values():
             if target.resolve() in inputs:
                 raise ValueError(f"{song}: its stem {target} would take the place of a song: choose another --out")
+    _announce(separator, songs)
     failures = []
     for song, folder in songs.items():
         targets = separator.targets(folder, args.format, args.residual)
@@ -251,6 +299,24 @@ def infer(args: argparse.Namespace) -> None:
         raise ValueError("\n".join(failures))
 
 
+def _announce(separator, songs) -> None:
+    """Say about how long separating songs takes, where that is worth a line."""
+    from bsrnn.audio import Recording
+
+    recordings = []
+    for song in songs:
+        with suppress(ValueError, OSError):  # told of where it is separated
+            recordings.append(Recording.open(song))
+    with suppress(MemoryError, RuntimeError):  # likewise
+        pace = separator.pace(max((recording.channels for recording in recordings), default=1))
+        seconds = sum(recording.length / recording.sample_rate for recording in recordings)
+        if pace * seconds >= TOLD_FROM:
+            minutes, rest = divmod(round(pace * seconds), 60)
+            print(
+                f"{seconds:.0f} s of sound: about {minutes} min {rest} s, at {pace:.2g} s per second", file=sys.stderr
+            )
+
+
 def evaluate(args: argparse.Namespace) -> None:
     from bsrnn import data, evaluate
     from bsrnn.devices import keep_memory
@@ -260,8 +326,8 @@ def evaluate(args: argparse.Namespace) -> None:
     tracks = data.find_tracks(folder, args.split)
     oracles = {"sample_rate": args.sample_rate, "n_fft": args.n_fft}
     models = {"hop": args.hop, "device": args.device, "bf16": args.bf16}
-    estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
     with _cleaning_up():
+        estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
         rows = evaluate.score(
             estimators,
             tracks,
@@ -284,6 +350,21 @@ def info(args: argparse.Namespace) -> None:
         print(describe(load_config(args.model)))
     else:
         print(describe(named_config(args.model)))
+
+
+def models(args: argparse.Namespace) -> None:
+    from bsrnn import pretrained
+
+    print(pretrained.table())
+
+
+def import_checkpoint(args: argparse.Namespace) -> None:
+    from bsrnn import checkpoint
+
+    if os.path.exists(args.out):
+        raise FileExistsError(f"{args.out} is there already: choose another folder")
+    checkpoint.save(checkpoint.convert(args.checkpoint, args.part or ()), args.out)
+    print(args.out)
 
 
 def demo_data(args: argparse.Namespace) -> None:

@@ -215,11 +215,6 @@ def costs(config: Config) -> list[Cost]:
     projected = heads * (2 * E + N // heads) + N if heads else 0  # features of queries, keys, values and the result
     tokens = config.chunk_frames * (heads * E + N) if heads else 0  # each with all, and of all
     block_parameters = (tac and tac + 7 * N + 1) + projected * (N + 1 + 2 * K) + (3 * heads + 1 if heads else 0)
-    tac_products = N * 3 * N + (3 * N) ** 2 + 6 * N * N
-    tac_parameters = tac_products + 3 * N + 3 * N + N + 1  # biases and the slope
-    heads, E = config.attention_heads, config.attention_dim
-    projections = [E, E, N // heads] * heads + [N] if heads else []  # to queries, keys and values; and of their joint
-    attention_macs = sum(N * size for size in projections) + heads and config.chunk_frames * (heads * E + N)
     head_parameters = K * (norm + N * M + inner + M * config.mlp_layers) + outputs * M + outputs
     head_macs = rate * (K * (N * M + inner) + outputs * M)
     return [

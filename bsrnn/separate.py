@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bsrnn import audio, checkpoint
+from bsrnn import audio, checkpoint, pretrained
 from bsrnn.config import FORMATS, LOUDNESS
 from bsrnn.devices import autocast, by_item, has_bf16, torch_device
 from bsrnn.files import written_together
@@ -23,6 +24,7 @@ from bsrnn.spectral import istft, stft
 
 BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
+PASSAGE, FADE = 11, 1  # seconds that a chunk adds, and over which the one before fades out: as arXiv 2603.09187 does
 RESIDUAL = "residual"
 MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 AUDIO_SUFFIXES = frozenset(
@@ -36,7 +38,8 @@ class Separator:
 
     Args:
         models: each source by one of them, on the device where the work is to be done.
-        hop: between the starts of chunks, in seconds; None is half a chunk.
+        hop: between the starts of chunks, in seconds; None is half a chunk, or, for models whose configuration says
+            `fader`, chunks of 12 s that fade into each other.
         bf16: compute matrix products in bfloat16.
 
     Raises:
@@ -56,20 +59,21 @@ class Separator:
         cls, *checkpoints: str | os.PathLike, sources: Sequence[str] | None = None, hop: float | None = None,
         device: str = "auto", bf16: bool | None = None,
     ) -> "Separator":  # fmt: skip
-        """Load models from folders or checkpoint files, see `checkpoint.load`.
+        """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name.
 
         Args:
-            checkpoints: at least one.
+            checkpoints: at least one; names as in `pretrained.ARCHIVES` are fetched on first use.
             sources: what to estimate of what they can; None is everything.
-            hop: between the starts of chunks, in seconds; None is half a chunk.
+            hop: between the starts of chunks, in seconds; None is what the class says.
             device: auto, cpu, cuda or cuda:1.
             bf16: compute matrix products in bfloat16; None does so where the device gains by it.
 
         Raises:
             FileNotFoundError, ValueError: a model cannot be loaded, or none estimates one of the sources.
+            OSError: a published one cannot be fetched.
         """
         target = torch_device(device)
-        models = [checkpoint.load(path) for path in checkpoints]
+        models = [checkpoint.load(folder) for path in checkpoints for folder in pretrained.folders(path)]
         if not models or (sources is not None and not sources):
             raise ValueError("at least one model and one source are needed")
         if sources is not None:
@@ -160,6 +164,20 @@ class Separator:
                     audio.write(target, _shown(blocks, recording, target.name, progress), recording, form)
                 shutil.rmtree(floats)
         return Written(tuple(targets.values()), peak, gain)
+
+    def pace(self, channels: int) -> float:
+        """About how many seconds a second of a song of so many channels takes: measured on noise."""
+        total = 0.0
+        for model in self.models:
+            rate, device = model.config.sample_rate, _device(model)
+            size, step = (PASSAGE + FADE, PASSAGE) if _faded(model, self.hop) else _samples(model, self.hop)
+            seconds = 1 if device.type == "cpu" else model.config.chunk
+            for length in (0.1, seconds):  # the first only warms up
+                started = time.perf_counter()
+                with autocast(device, self.bf16):
+                    estimate(model, torch.randn(1, channels, round(length * rate)))
+            total += (time.perf_counter() - started) / seconds * size / step
+        return total
 
     def targets(self, folder: str | os.PathLike, form: str = "wav", residual: bool = False) -> dict[str, Path]:
         """The files that `separate_file` writes: source -> path."""
@@ -266,14 +284,15 @@ def separated(
 
     The song is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
     overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
-    blocks changes nothing.
+    blocks changes nothing. Where the model's configuration says `fader`, and no hop is given, normalizing is dividing
+    by the peak, and chunks are those of `crossfade`.
 
     Args:
         model: on whatever device the work is to be done.
         song: blocks (C, any length), at least one.
         sample_rate: in Hz.
         levels: of the whole song.
-        hop: between the starts of chunks, in seconds; None is half a chunk.
+        hop: between the starts of chunks, in seconds; None is what the model's configuration says, or half a chunk.
 
     Yields:
         blocks (S, C, n) at `sample_rate`, together as long as `levels` says.
@@ -287,10 +306,15 @@ def separated(
     song = iter(song)
     first = next(song)
     channels = len(first)
-    normalized = audio.resampled((levels.gain * block for block in chain([first], song)), sample_rate, rate)
-    estimates = overlap_add(partial(estimate, model), normalized, size, step, batch)
+    faded = _faded(model, hop)
+    gain = 1 / levels.peak if faded and levels.peak > audio.SILENT else levels.gain
+    normalized = audio.resampled((gain * block for block in chain([first], song)), sample_rate, rate)
+    if faded:
+        estimates = crossfade(partial(estimate, model), normalized, PASSAGE * rate, FADE * rate)
+    else:
+        estimates = overlap_add(partial(estimate, model), normalized, size, step, batch)
     left = levels.length
-    for block in audio.resampled((stems.flatten(0, 1) / levels.gain for stems in estimates), rate, sample_rate):
+    for block in audio.resampled((stems.flatten(0, 1) / gain for stems in estimates), rate, sample_rate):
         if n := min(left, block.shape[-1]):
             yield block[:, :n].unflatten(0, (sources, -1))
             left -= n
@@ -308,28 +332,35 @@ def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
     return size, min(size, round(hop * model.config.sample_rate))
 
 
+def _faded(model: BSRNN, hop: float | None) -> bool:
+    return model.config.fader and hop is None
+
+
 def _device(model: BSRNN) -> torch.device:
     return next(model.parameters()).device
 
 
 def estimate(model: BSRNN, chunks: Tensor) -> Tensor:
     """Separate chunks of a song: (B, C, L) -> (B, S, C, L), on the model's device and back."""
-    n_fft, length = model.config.n_fft, chunks.shape[-1]
+    config, length = model.config, chunks.shape[-1]
 
-    def of_channels(part):  # (b, L) -> (b, S, L)
+    def of_items(part):  # (b, c, L) -> (b, S, c, L)
         with torch.inference_mode():
-            return istft(model(stft(part[:, None], n_fft)), n_fft, length)[:, :, 0]
+            return istft(model(stft(part, config.n_fft, config.padding)), config.n_fft, length)
 
-    def attempt(channels):
+    def attempt(items):
         try:
-            return by_item(of_channels, channels).cpu()
+            return by_item(of_items, items).cpu()
         except torch.OutOfMemoryError:
-            if len(channels) == 1:
+            if len(items) == 1:
                 raise
         torch.cuda.empty_cache()
-        return torch.cat([attempt(part) for part in channels.split(-(-len(channels) // 2))])
+        return torch.cat([attempt(part) for part in items.split(-(-len(items) // 2))])
 
-    return attempt(chunks.flatten(0, 1).to(_device(model))).unflatten(0, chunks.shape[:2]).transpose(1, 2)
+    if config.tac:
+        return attempt(chunks.to(_device(model)))
+    channels = attempt(chunks.flatten(0, 1)[:, None].to(_device(model)))  # (B * C, S, 1, L)
+    return channels.squeeze(2).unflatten(0, chunks.shape[:2]).transpose(1, 2)
 
 
 def overlap_add(
@@ -374,3 +405,37 @@ def overlap_add(
             if -position < done:
                 yield (total[..., :done] / weight[:done])[..., max(0, -position) : length - position]
             sums, weights, pending, position = total[..., done:], weight[done:], pending[:, done:], position + done
+
+
+def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, fade: int) -> Iterator[Tensor]:
+    """Apply `process` to long chunks of a song that fade into each other.
+
+    The first chunk is the first `size` samples, each next one begins `fade` before the end of the one before and ends
+    `size` after it, or where the song does. Fades are linear.
+
+    Args:
+        process: (1, C, n) -> (1, S, C, n), of n up to `size` + `fade`.
+        song: blocks (C, any length).
+        size: in samples.
+        fade: in samples, at most `size`.
+
+    Yields:
+        blocks (S, C, n), together as long as the song.
+    """
+    rise = torch.linspace(0, 1, fade)
+    pending, wanted, tail = None, size, None  # the song from the next chunk on, the chunk's length, what fades out
+    for block in chain(song, [None]):
+        if block is not None:
+            pending = block if pending is None else torch.cat([pending, block], -1)
+        if block is None and not pending.shape[-1]:
+            return
+        while block is None or pending.shape[-1] > wanted:  # a chunk that reaches the end does not fade out
+            result = process(pending[None, :, :wanted])[0]
+            if tail is not None:
+                result = torch.cat([result[..., :fade] * rise + tail, result[..., fade:]], -1)
+            if block is None:
+                yield result
+                break
+            yield result[..., :-fade]
+            tail = result[..., -fade:] * (1 - rise)
+            pending, wanted = pending[:, wanted - fade :], size + fade

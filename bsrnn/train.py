@@ -121,7 +121,7 @@ def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) ->
     sources, problems = model.config.sources, []
     tracks = data.find_tracks(dataset, "train", config.portion, problems)
     validation = data.find_tracks(dataset, "validation", problems=problems)
-    samples = {"sample_rate": model.config.sample_rate, "chunk": model.config.chunk}
+    samples = {"sample_rate": model.config.sample_rate, "chunk": model.config.chunk, "together": model.config.tac}
     mixes = tracks and data.Mixes(tracks, sources, config, seed=seed, problems=problems, **samples)
     whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
     data.report(problems)
@@ -259,11 +259,11 @@ class TrainingModule(lightning.LightningModule):
         self.started = time.monotonic()  # less what a training that goes on took before
 
     def training_step(self, batch, number):
-        mixture, targets = batch  # (B, 1, L), (B, S, 1, L)
-        n_fft = self.model.config.n_fft
-        estimates = self.model(stft(mixture, n_fft))
+        mixture, targets = batch  # (B, C, L), (B, S, C, L)
+        n_fft, padding = self.model.config.n_fft, self.model.config.padding
+        estimates = self.model(stft(mixture, n_fft, padding))
         waveforms = istft(estimates, n_fft, mixture.shape[-1])
-        loss = losses.multitask(losses.objective(estimates, stft(targets, n_fft), waveforms, targets))
+        loss = losses.multitask(losses.objective(estimates, stft(targets, n_fft, padding), waveforms, targets))
         self.step_losses.append(loss.detach())
         self.batches.append(number)
         self.log("step_loss", loss, prog_bar=True)
@@ -288,7 +288,8 @@ class TrainingModule(lightning.LightningModule):
         peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
         estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=self.model.config.chunk).values()))
-        spectrograms = (stft(signals, self.model.config.n_fft)[None] for signals in (estimates, targets))
+        config = self.model.config
+        spectrograms = (stft(signals, config.n_fft, config.padding)[None] for signals in (estimates, targets))
         loss = losses.multitask(losses.objective(*spectrograms, estimates[None], targets[None]))
         self.tracks[name] = usdr(targets, estimates), loss
 
