@@ -1,5 +1,4 @@
-"""Models as files: saved as safetensors with their configuration beside them, loaded, or refused; and converted from
-the checkpoints of another program."""
+"""Models as files: saved as safetensors with their configuration beside them, loaded, refused, or converted."""
 
 import hashlib
 import itertools
@@ -8,8 +7,8 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bsrnn.bands import PAPER_SCHEMAS
-from bsrnn.config import CONFIGS, Config
+from bsrnn.config import Config
 from bsrnn.files import written_together
 from bsrnn.model import BSRNN
 
@@ -64,21 +62,18 @@ def load(path: str | os.PathLike) -> BSRNN:
             weights = load_file(file)
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged: {error}") from None
-    _assigned(config, weights, file)  # refuses before memory is taken for what does not fit
-    model = BSRNN(config)
-    model.load_state_dict(weights)
-    return model.eval()
+    return _with_weights(config, weights, file)
 
 
-def _assigned(config: Config, weights: Mapping[str, Tensor], file: Path) -> BSRNN:
-    """A model that has these very tensors."""
+def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> BSRNN:
     try:
         with torch.device("meta"):  # where sizes beyond all memory cost nothing
-            model = BSRNN(config)
-            model.load_state_dict(weights, assign=True)
+            BSRNN(config).load_state_dict(weights, assign=True)
     except RuntimeError as error:
         reason = str(error).split("\n\t")[1] if "\n\t" in str(error) else str(error)
         raise ValueError(f"{file} is of another architecture: {reason}") from None
+    model = BSRNN(config)
+    model.load_state_dict(weights)
     return model.eval()
 
 
@@ -136,35 +131,23 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
     return config, weights
 
 
-def convert(path: str | os.PathLike, sources: Sequence[str] = ()) -> BSRNN:
-    """Convert a checkpoint of the program of Magron, Serizel & Douwes (arXiv 2603.09187, github.com/magronp/bsrnn), in
-    evaluation mode on the CPU. Nothing in the file is ever executed, and all but tensors in it is left aside.
-
-    Args:
-        path: of the file, as Lightning wrote it.
-        sources: of its heads, in their order, which the file does not tell. Without, they are those of the published
-            files: all four, or the one that the file is named after.
+def convert(path: str | os.PathLike, config: Config) -> BSRNN:
+    """Convert a checkpoint of Lightning by the program of Magron, Serizel & Douwes (arXiv 2603.09187), whose heads are
+    in the order of `config.sources`. Nothing in the file is ever executed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, is no such checkpoint, or does not say what it estimates.
+        ValueError: it is damaged, or the model in it is another.
     """
-    file, published = Path(path), CONFIGS["obsrnn-simo"].sources
+    file = Path(path)
     theirs = _read_foreign(file)
-    heads = _count(theirs, "maskers.{}.mask.0.0.weight")
-    sources = sources or (published if heads == len(published) else [file.stem] * (file.stem in published))
-    if heads != len(sources):
-        raise ValueError(f"{file} estimates {heads} sources and does not say which: give them with --part, in order")
     try:
-        config = _foreign_config(theirs, sources)
         ours = _translated(theirs, config)
-    except KeyError as error:
-        raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None
-    except (RuntimeError, ValueError) as error:  # the former of shapes that do not fit
+        if theirs:
+            raise ValueError(f"{min(theirs)} is unknown")
+    except (RuntimeError, ValueError, KeyError) as error:  # of shapes, slopes, and what is missing
         raise ValueError(f"{file} is of another architecture: {error}") from None
-    if theirs:
-        raise ValueError(f"{file} is of another architecture: {min(theirs)} is unknown")
-    return _assigned(config, ours, file)
+    return _with_weights(config, ours, file)
 
 
 class _Inert:
@@ -182,119 +165,73 @@ class _Inert:
 class _Unpickler(pickle.Unpickler):
     """Builds tensors and dictionaries only; their storages are torch's business."""
 
-    admitted = (
-        ("collections", "OrderedDict"),
-        ("torch._utils", "_rebuild_tensor_v2"),
-        ("torch._utils", "_rebuild_parameter"),
-    )
-
     def find_class(self, module, name):
-        return super().find_class(module, name) if (module, name) in self.admitted else _Inert
+        admitted = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
+        return super().find_class(module, name) if f"{module}.{name}" in admitted else _Inert
 
 
 def _read_foreign(file: Path) -> dict[str, Tensor]:
-    """The state dict in a file of torch.save, without its windows; whatever else the file holds is not built."""
+    """The state dict in a file of torch.save, without windows, and with convolutions of width 1 as matrices; whatever
+    else the file holds is not built."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file")
-    options = {
-        "mmap": True,
-        "weights_only": False,
-        "pickle_module": SimpleNamespace(__name__="restricted", Unpickler=_Unpickler),
-    }
+    restricted = SimpleNamespace(__name__="restricted", Unpickler=_Unpickler)
     try:
         with zipfile.ZipFile(file) as content:
             if any(name.endswith("constants.pkl") for name in content.namelist()):  # a program, which torch would run
                 raise ValueError
-        weights = torch.load(file, map_location="cpu", **options)["state_dict"]
-        return {name: value.detach() for name, value in weights.items() if not name.endswith("transf.window")}
+        weights = torch.load(file, "cpu", restricted, weights_only=False, mmap=True)["state_dict"]
+        named = ((name, value.detach()) for name, value in weights.items() if not name.endswith("transf.window"))
+        return {
+            name: value.flatten(1) if name.endswith("weight") and value.ndim > 1 else value for name, value in named
+        }
     except Exception:  # torch raises what zip files and pickles raise
         raise ValueError(f"{file} is damaged, or no checkpoint of Lightning") from None
-
-
-def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
-    """How many names of a pattern there are, numbered from 0."""
-    return next(number for number in itertools.count() if pattern.format(number) not in weights)
-
-
-def _foreign_config(theirs: Mapping[str, Tensor], sources: Sequence[str]) -> Config:
-    """The configuration that foreign weights belong to, by their names and shapes."""
-    widths = [len(theirs[f"BN.{k}.0.weight"]) // 2 for k in range(_count(theirs, "BN.{}.0.weight"))]
-    heads = _count(theirs, "separator.0.attn_block.attn_conv_Q_{}.0.weight")
-    config = replace(
-        CONFIGS["obsrnn-simo"],
-        sources=tuple(sources),
-        n_fft=2 * sum(widths) - 2,
-        feature_dim=len(theirs["BN.0.1.bias"]),
-        hidden_dim=theirs["separator.0.time_net.main_layer.weight_hh_l0"].shape[1],
-        num_blstm_layers=_count(theirs, "separator.{}.time_net.norm.weight"),
-        mlp_dim=len(theirs["maskers.0.mask.0.1.bias"]),
-        tac="separator.0.tac_module.average.0.weight" in theirs,
-        attention_heads=heads,
-    )
-    if heads:
-        config = replace(config, attention_dim=len(theirs["separator.0.attn_block.attn_conv_Q_0.0.weight"]))
-    for schema in PAPER_SCHEMAS:
-        config = replace(config, schema=schema)
-        if [stop - start for start, stop in config.bins()] == widths:
-            return config
-    raise ValueError(f"its {len(widths)} bands are those of no schema")
 
 
 def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
     """Foreign weights under our names and in our layout; they are taken out of `theirs`."""
     ours, take, bands = {}, theirs.pop, range(len(config.bins()))
 
-    def move(prefix, new):
-        for name in [name for name in theirs if name.startswith(prefix)]:
-            ours[new + name.removeprefix(prefix)] = take(name)
+    def move(old, new):
+        for name in [name for name in theirs if name.startswith(old)]:
+            ours[new + name.removeprefix(old)] = take(name)
 
-    splits = [take(f"BN.{k}.1.weight") for k in bands]  # (N, 2G, 1): all real parts, then all imaginary ones
-    ours["band_split.weight"] = torch.cat([w.reshape(len(w), 2, -1).permute(2, 1, 0) for w in splits])
+    # bands have all their real parts first, then all imaginary ones
+    splits = [take(f"BN.{k}.1.weight").unflatten(1, (2, -1)) for k in bands]  # (N, 2, G)
+    ours["band_split.weight"] = torch.cat([split.permute(2, 1, 0) for split in splits])
     ours["band_split.bias"] = torch.stack([take(f"BN.{k}.1.bias") for k in bands])
     for part in ("weight", "bias"):
-        ours[f"band_split.norm_{part}"] = torch.cat([take(f"BN.{k}.0.{part}").reshape(2, -1).T for k in bands])
+        ours[f"band_split.norm_{part}"] = torch.cat([take(f"BN.{k}.0.{part}").unflatten(0, (2, -1)).T for k in bands])
     for i in range(config.num_blstm_layers):
+        block, tac, attention = f"separator.{i}.", f"band_sequence.tac.{i}.", f"band_sequence.attention.{i}."
         for axis, (part, name) in itertools.product(("time", "band"), _RNN_PARTS.items()):
-            move(f"separator.{i}.{axis}_net.{part}.", f"band_sequence.{axis}.{i}.{name}.")
-        if config.tac:
-            old, new, parts = (
-                f"separator.{i}.tac_module.",
-                f"band_sequence.tac.{i}.",
-                ("transform", "average", "concat"),
-            )
-            slopes = [take(f"{old}{part}.1.weight") for part in parts]
-            if not slopes[0] == slopes[1] == slopes[2]:
-                raise ValueError(f"the slopes in {old[:-1]} differ")
-            ours[f"{new}activation.weight"] = slopes[0]
-            for part in parts:
-                move(f"{old}{part}.0.", f"{new}{part}.")
+            move(f"{block}{axis}_net.{part}.", f"band_sequence.{axis}.{i}.{name}.")
+        for part in ("transform", "average", "concat") if config.tac else ():
+            move(f"{block}tac_module.{part}.0.", f"{tac}{part}.")
+            slope = take(f"{block}tac_module.{part}.1.weight")
+            if slope != ours.setdefault(f"{tac}activation.weight", slope):
+                raise ValueError(f"the slopes in {block}tac_module differ")
         projections = {"concat_proj": "output"} if config.attention_heads else {}
         for h, (letter, name) in itertools.product(range(config.attention_heads), _ATTENTION_PARTS.items()):
             projections[f"conv_{letter}_{h}"] = f"{name}.{h}"
         for part, name in projections.items():
-            old, new = f"separator.{i}.attn_block.attn_{part}.", f"band_sequence.attention.{i}.{name}."
-            ours[f"{new}linear.weight"] = take(f"{old}0.weight").flatten(1)
-            ours[f"{new}linear.bias"] = take(f"{old}0.bias")
-            ours[f"{new}activation.weight"] = take(f"{old}1.weight")
-            ours[f"{new}norm.weight"] = take(f"{old}2.gamma").permute(3, 0, 2, 1)
+            old, new = f"{block}attn_block.attn_{part}.", f"{attention}{name}."
+            move(f"{old}0.", f"{new}linear.")
+            move(f"{old}1.", f"{new}activation.")
+            ours[f"{new}norm.weight"] = take(f"{old}2.gamma").permute(3, 0, 2, 1)  # from (1, D, 1, K)
             ours[f"{new}norm.bias"] = take(f"{old}2.beta").permute(3, 0, 2, 1)
-    for j, source in enumerate(config.sources):
-        masks = {part: [take(f"maskers.{j}.mask.{k}.{part}") for k in bands] for part in _MASK_PARTS}
-        head = f"heads.{source}."
-        for part in ("weight", "bias"):
-            ours[f"{head}norm.{part}"] = torch.stack(masks[f"0.{part}"])[:, None]
-        for layer in (0, 1):
-            ours[f"{head}hidden.{layer}.weight"] = torch.stack(
-                [w.flatten(1).T for w in masks[f"{2 * layer + 1}.weight"]]
-            )
-            ours[f"{head}hidden.{layer}.bias"] = torch.stack(masks[f"{2 * layer + 1}.bias"])
-        # (4G, M, 1): value or gate, real or imaginary, bin
-        outputs = [w.reshape(2, 2, -1, config.mlp_dim).permute(2, 0, 1, 3) for w in masks["5.weight"]]
-        ours[f"{head}mask_weight"] = torch.cat(outputs).flatten(1, 2)
-        ours[f"{head}mask_bias"] = torch.cat([b.reshape(4, -1).T for b in masks["5.bias"]])
+    for (j, source), part in itertools.product(enumerate(config.sources), ("weight", "bias")):
+        norm, *hidden, output = ([take(f"maskers.{j}.mask.{k}.{i}.{part}") for k in bands] for i in (0, 1, 3, 5))
+        ours[f"heads.{source}.norm.{part}"] = torch.stack(norm)[:, None]
+        for layer, values in enumerate(hidden):
+            ours[f"heads.{source}.hidden.{layer}.{part}"] = torch.stack([value.transpose(0, -1) for value in values])
+        # 4G: values, then gates, of either real parts, then imaginary ones
+        ours[f"heads.{source}.mask_{part}"] = torch.cat(
+            [value.unflatten(0, (4, -1)).transpose(0, 1) for value in output]
+        )
     return {name: value.float().contiguous() for name, value in ours.items()}
 
 
 _RNN_PARTS = {"norm": "norm", "main_layer": "rnn", "proj": "linear"}
 _ATTENTION_PARTS = {"Q": "queries", "K": "keys", "V": "values"}
-_MASK_PARTS = [f"{layer}.{part}" for layer in (0, 1, 3, 5) for part in ("weight", "bias")]

@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,11 +16,7 @@ EXIT_USER_ERROR = 2
 
 DATA_HELP = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
 MODEL_HELP = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
-HOP_HELP = (
-    "seconds from one chunk to the next, less is better and slower; none means half a chunk, or, for published models, "
-    "long chunks that fade into each other"
-)
-TOLD_FROM = 5  # seconds: work that takes no longer is not announced
+HOP_HELP = "seconds from one chunk to the next, less is better and slower; none means half a chunk, or as published"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,9 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bsrnn", description="Band-split RNN music source separation: train, separate, evaluate."
     )
-    commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{train,infer,evaluate,info,models,import,demo-data}"
-    )
+    names = "{train,infer,evaluate,info,models,import,demo-data}"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
 
     def anywhere(*names, default, **options):  # before the command or after it
         options["help"] += f" (default: {default})"
@@ -73,19 +68,20 @@ def build_parser() -> argparse.ArgumentParser:
         _add_setting(add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} ({setting.default})")
     for setting in fields(TrainingConfig):
         _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
-    text = "model folder, or published model by name, whose extractor is frozen and transferred to the parts"
-    add("--checkpoint_fp", type=Path, help=text)
+    add(
+        "--checkpoint_fp",
+        type=Path,
+        help="model folder or name, whose extractor is frozen and transferred to the parts",
+    )
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
-    text = "model folder, or published model by name, to train on with all its weights, or those for the parts it has"
-    add("--init", type=Path, help=text)
+    add("--init", type=Path, help="model folder or name, to go on from with all its weights, for those parts it has")
 
     add = command("infer", infer, "separate songs into their sources", device)
     add("--checkpoint_fp", "--model", type=Path, action="append", required=True, help=MODEL_HELP)
     text = "songs, or folders of them: wav, flac, ogg, mp3, and what else the ffmpeg program reads"
     add("songs", type=Path, nargs="*", help=text)
     add("--input", type=Path, nargs="+", default=[], help="more songs, or folders of them")
-    text = "folder that gets SONG/SOURCE.wav; what is there is replaced"
-    add("--out", type=Path, default=Path("separated"), help=text)
+    add("--out", type=Path, default="separated", help="folder that gets SONG/SOURCE.wav; what is there is replaced")
     add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
     add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
     add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
@@ -124,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = command("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt")
     add("checkpoint", type=Path, help="file to convert; nothing in it is executed")
     add("out", type=Path, help="model folder to make")
-    add("--part", action="append", help="source that it estimates, where its name does not tell; repeat in its order")
+    add("--config", default="obsrnn-simo", help="the published model that it is, such as obsrnn-vocals")
 
     add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
     add("out", type=Path, help="folder to make")
@@ -198,14 +194,9 @@ def train(args: argparse.Namespace) -> None:
     given = {setting.name: getattr(args, setting.name) for setting in fields(Config) if hasattr(args, setting.name)}
     if hasattr(args, "generic_bands"):
         given.setdefault("schema", "generic" if args.generic_bands == "Y" else "v7")
-    bases = {
-        "--config": args.config,
-        "--reduce_size": args.reduce_size,
-        "--transfer": args.transfer,
-        "--init": args.init,
-    }
     fixed = args.transfer or args.init
-    exclusive = [name for name, value in bases.items() if value] + [f"--{name}" for name in given if fixed]
+    bases = [name for name in ("config", "reduce_size", "transfer", "init") if getattr(args, name)]
+    exclusive = [f"--{name}" for name in (*bases, *(given if fixed else ()))]
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     named = named_config(args.config) if args.config else None
@@ -219,15 +210,13 @@ def train(args: argparse.Namespace) -> None:
     keep_memory()
     dataset = find_data(args.musdbhq_location)
     base = _load_one(args.checkpoint_fp or args.init) if fixed else None
-    known = named or (base.config if args.init else None)
+    known = base.config if args.init else named
     sources = tuple(args.part or (known.sources if known else stem_mapping(dataset)))
+    if args.init and not set(sources) <= set(known.sources):
+        raise ValueError(f"{args.init} estimates {', '.join(known.sources)} only: --transfer makes heads for others")
     train.seed_everything(args.seed)
-    if args.transfer:
-        model = train.transfer(base, sources)
-    elif args.init:
-        if new := [source for source in sources if source not in base.config.sources]:
-            raise ValueError(f"{args.init} does not estimate {new[0]!r}: --transfer makes a new head for it")
-        model = base.keep_heads(sources)
+    if fixed:
+        model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)
     else:
         if "feature_dim" in given:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
@@ -245,8 +234,7 @@ def _load_one(path: Path):
     if len(names := pretrained.models(path)) > 1 and not os.path.exists(path):
         raise ValueError(f"{path} is several models: choose from {', '.join(names)}")
     with _cleaning_up():
-        (folder,) = pretrained.folders(path)
-    return checkpoint.load(folder)
+        return checkpoint.load(*pretrained.folders(path))
 
 
 def infer(args: argparse.Namespace) -> None:
@@ -257,7 +245,7 @@ def infer(args: argparse.Namespace) -> None:
         raise ValueError("which song? Give one before the options, or after --input")
     unknown = [path for path in args.checkpoint_fp if not os.path.exists(path) and not pretrained.models(path)]
     if unknown or not any(map(os.path.exists, given)):  # which does not raise, as path.exists() may
-        raise FileNotFoundError(f"{(unknown or given)[0]}: no such file or folder")
+        raise FileNotFoundError(f"{[*unknown, *given][0]}: no such file or folder")
 
     from bsrnn.devices import keep_memory
     from bsrnn.separate import Separator, find_songs
@@ -273,7 +261,6 @@ def infer(args: argparse.Namespace) -> None:
         for target in separator.targets(folder, args.format, args.residual).values():
             if target.resolve() in inputs:
                 raise ValueError(f"{song}: its stem {target} would take the place of a song: choose another --out")
-    _announce(separator, songs)
     failures = []
     for song, folder in songs.items():
         targets = separator.targets(folder, args.format, args.residual)
@@ -282,6 +269,8 @@ def infer(args: argparse.Namespace) -> None:
             continue
         try:
             with _cleaning_up(), _told_out_of_memory(f"{song}: "):
+                if (seconds := round(separator.expected_seconds(song))) >= 5:  # else it is not worth a line
+                    print(f"{song}: about {seconds // 60} min {seconds % 60} s", file=sys.stderr)
                 options = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
                 written = separator.separate_file(song, folder, progress=True, **options)
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
@@ -297,24 +286,6 @@ def infer(args: argparse.Namespace) -> None:
         print(*written.files, sep="\n")
     if failures:
         raise ValueError("\n".join(failures))
-
-
-def _announce(separator, songs) -> None:
-    """Say about how long separating songs takes, where that is worth a line."""
-    from bsrnn.audio import Recording
-
-    recordings = []
-    for song in songs:
-        with suppress(ValueError, OSError):  # told of where it is separated
-            recordings.append(Recording.open(song))
-    with suppress(MemoryError, RuntimeError):  # likewise
-        pace = separator.pace(max((recording.channels for recording in recordings), default=1))
-        seconds = sum(recording.length / recording.sample_rate for recording in recordings)
-        if pace * seconds >= TOLD_FROM:
-            minutes, rest = divmod(round(pace * seconds), 60)
-            print(
-                f"{seconds:.0f} s of sound: about {minutes} min {rest} s, at {pace:.2g} s per second", file=sys.stderr
-            )
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -363,7 +334,7 @@ def import_checkpoint(args: argparse.Namespace) -> None:
 
     if os.path.exists(args.out):
         raise FileExistsError(f"{args.out} is there already: choose another folder")
-    checkpoint.save(checkpoint.convert(args.checkpoint, args.part or ()), args.out)
+    checkpoint.save(checkpoint.convert(args.checkpoint, named_config(args.config)), args.out)
     print(args.out)
 
 

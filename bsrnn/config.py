@@ -3,9 +3,8 @@
     paper-SOURCE     Luo & Yu, section IV-A4, with the paper's schema for that source
     authors-SOURCE   the authors' later public code: two hidden layers in the mask estimation
     small            the small model of this project, all four sources, generic schema
-    bsrnn-large-SOURCE, obsrnn-SOURCE, obsrnn-simo    those with published weights (pretrained.py): Magron, Serizel &
-                     Douwes, arXiv 2603.09187; obsrnn-simo estimates all four sources
-    obsrnn-generic   as obsrnn-simo, on the generic schema
+    bsrnn-large-SOURCE, obsrnn-SOURCE, obsrnn-simo (all four)    those of arXiv 2603.09187, with published weights
+    obsrnn-generic   obsrnn-simo on the generic schema
 
 The paper separates the channels of a stereo song one by one with the same weights; obsrnn keeps them together.
 """
@@ -30,7 +29,6 @@ FORMATS = {  # of stems: suffix, and what soundfile calls it
     "ogg": (".ogg", "OGG", "VORBIS"),
     "mp3": (".mp3", "MP3", "MPEG_LAYER_III"),
 }
-PADDINGS = ("constant", "reflect")
 LOUDNESS = ("rescale", "clamp")  # what becomes of stems that exceed what a format can hold
 
 
@@ -87,9 +85,7 @@ class Config:
     mlp_layers: int = setting(1, "hidden layers of the mask estimation; 2 in the authors' later code", 1, 100)
     bin_convention: str = setting("centre", "how Hz become bins, see bands.py; floor in the authors' code")
     standardize: bool = setting(True, "show the network a standardized spectrogram, not the plain one of the paper")
-    eps: float = setting(
-        1e-5, "of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1
-    )
+    eps: float = setting(1e-5, "of all norms; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1)
     padding: str = setting("constant", "of a waveform at both ends, to centre the first frame: constant or reflect")
     tac: bool = setting(False, "keep channels together, joined in every block by transform-average-concatenate")
     attention_heads: int = setting(0, "of an attention along time in every block; 0: none", 0, 100)
@@ -112,8 +108,8 @@ class Config:
             raise ValueError(f"chunk must be longer than a sample, not {self.chunk:g} s")
         if self.bin_convention not in BIN_CONVENTIONS:
             raise ValueError(f"bin_convention must be one of {', '.join(BIN_CONVENTIONS)}, not {self.bin_convention!r}")
-        if self.padding not in PADDINGS:
-            raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, not {self.padding!r}")
+        if self.padding not in ("constant", "reflect"):
+            raise ValueError(f"padding must be constant or reflect, not {self.padding!r}")
         if self.attention_heads and self.feature_dim % self.attention_heads:
             raise ValueError(f"feature_dim must be a multiple of attention_heads, not {self.feature_dim}")
 
@@ -194,10 +190,9 @@ class Cost:
 def costs(config: Config) -> list[Cost]:
     """The cost of every module of a model by arithmetic, in the order of the data, each head by its source.
 
-    Counted are the products of features with weights, and of an attention's tokens with each other, as in the plain
-    definition of the model: not norms, gates, the STFT or the product of mask and mixture, which are together below 1%
-    of the paper's model. A second of audio is one of a chunk, so overlapping chunks cost that many times more. Of TAC,
-    a channel that is alone has the cost.
+    Counted are the products of features with weights, and of attention's tokens, as in the plain definition of the
+    model: not norms, gates, the STFT or the product of mask and mixture, which are together below 1% of the paper's
+    model. A second of audio is one of a chunk, so overlapping chunks cost that many times more; a channel is alone.
     """
     bins = config.bins()
     K, F, N, H, M = len(bins), bins[-1][1], config.feature_dim, config.hidden_dim, config.mlp_dim

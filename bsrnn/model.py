@@ -99,14 +99,10 @@ class ResidualRNN(nn.Module):
 
 
 class TAC(nn.Module):
-    """Transform, average, concatenate: what the channels of a song have to tell each other, plus the input.
+    """Transform, average, concatenate: what the channels have to tell each other, any number of them, plus the input.
 
-    Of every frame and band by itself. The order of the channels does not matter, and their number is free. Not in the
-    paper; as in Magron, Serizel & Douwes, arXiv 2603.09187, with three times as many features inside and one slope for
-    all activations.
-
-    Args:
-        feature_dim: N.
+    Of every frame and band by itself, with one slope for all activations. Not in the paper; as in Magron, Serizel &
+    Douwes, arXiv 2603.09187.
     """
 
     def __init__(self, feature_dim: int):
@@ -125,13 +121,7 @@ class TAC(nn.Module):
 
 
 class Projection(nn.Module):
-    """Linear -> PReLU -> norm over all features and bands of a frame, with a gain and bias for each.
-
-    Args:
-        num_bands: K.
-        in_features, out_features: of each band.
-        eps: of the norm.
-    """
+    """Linear -> PReLU -> norm over all features and bands of a frame, with a gain and bias for each of them."""
 
     def __init__(self, num_bands: int, in_features: int, out_features: int, eps: float):
         super().__init__()
@@ -147,15 +137,8 @@ class Projection(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention along time, of every channel by itself, plus the input.
 
-    A token is a frame with all its bands; tokens have no positions, and each sees all. Not in the paper; as in Magron,
-    Serizel & Douwes, arXiv 2603.09187, and TF-GridNet (Wang et al., arXiv 2211.12433) before.
-
-    Args:
-        num_bands: K.
-        feature_dim: N, a multiple of `heads`, which share it.
-        heads: number of heads.
-        dim: features of queries and keys, per band and head.
-        eps: of the norms.
+    A token is a frame with all its bands; tokens have no positions, and each sees all. The heads have `dim` features of
+    queries and keys for each band, and share N as values. Not in the paper; as in arXiv 2603.09187.
     """
 
     def __init__(self, num_bands: int, feature_dim: int, heads: int, dim: int, eps: float):
@@ -185,12 +168,17 @@ class BandSequence(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        size, eps, blocks = config.feature_dim, config.eps, range(config.num_blstm_layers)
+        size, eps, blocks, heads = (
+            config.feature_dim,
+            config.eps,
+            range(config.num_blstm_layers),
+            config.attention_heads,
+        )
         self.time = nn.ModuleList(ResidualRNN(size, config.hidden_dim, eps) for _ in blocks)
         self.band = nn.ModuleList(ResidualRNN(size, config.hidden_dim, eps) for _ in blocks)
-        heads = (len(config.bins()), size, config.attention_heads, config.attention_dim, eps)
         self.tac = nn.ModuleList(TAC(size) if config.tac else nn.Identity() for _ in blocks)
-        self.attention = nn.ModuleList(Attention(*heads) if config.attention_heads else nn.Identity() for _ in blocks)
+        sizes = (len(config.bins()), size, heads, config.attention_dim, eps)
+        self.attention = nn.ModuleList(Attention(*sizes) if heads else nn.Identity() for _ in blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, C, N) -> (T, K, B, C, N)."""

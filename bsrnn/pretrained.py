@@ -1,8 +1,4 @@
-"""Published models by name: fetched once, verified, converted, and kept in a cache folder; from then on offline.
-
-The weights are those of Magron, Serizel & Douwes, "The Costs of Reproducibility in Music Separation Research: a
-Replication of Band-Split RNN", arXiv 2603.09187. Sizes and MD5 sums are as third parties report them.
-"""
+"""Published models by name: fetched once, verified, converted, and kept in a cache folder; from then on offline."""
 
 import errno
 import hashlib
@@ -25,11 +21,9 @@ from bsrnn.config import CONFIGS, costs
 
 ADDRESS = "https://zenodo.org/api/records/17516442/files/{}/content"  # $BSRNN_PRETRAINED_URL may name another
 LICENCE = "CC BY 4.0 as two third parties read it, not stated as another does: see zenodo.org/records/17516442"
-CITATION = (
-    "Magron, Serizel & Douwes, The Costs of Reproducibility in Music Separation Research: a Replication of Band-Split "
-    "RNN, arXiv 2603.09187; trained on MUSDB18-HQ"
-)
-BYTES_OF_CHECKPOINT, BYTES_OF_MODEL = 12, 4  # per parameter: with the state of its optimizer, and alone
+CITATION = "Magron, Serizel & Douwes, The Costs of Reproducibility in Music Separation Research, arXiv 2603.09187"
+ROOM = "make room, or set BSRNN_CACHE to another folder"
+SOURCES = ("vocals", "bass", "drums", "other")
 BLOCK = 2**20  # bytes
 
 
@@ -38,49 +32,22 @@ class Archive:
     """A published file, and the models in it."""
 
     file: str
-    size: int  # bytes
+    size: int  # bytes; as third parties report it, like the sum
     md5: str
-    checkpoints: Mapping[
-        str, str
-    ]  # names of models in `CONFIGS`, which say their heads' order, to files in the archive
-    scores: Mapping[str, float]  # cSDR in dB on MUSDB18-HQ's test songs, as published, by source
-
-    def parameters(self, model: str) -> int:
-        """How many one of its models has."""
-        return sum(cost.parameters for cost in costs(CONFIGS[model]))
+    checkpoints: Mapping[str, str]  # models in `CONFIGS`, which tell the order of heads, to files in the archive
+    scores: tuple[float, ...]  # cSDR in dB on MUSDB18-HQ's test songs, as published, of `SOURCES`, and their mean
 
 
-def _of_targets(name: str) -> dict[str, str]:
-    return {f"{name}-{source}": f"{source}.ckpt" for source in ("vocals", "bass", "drums", "other")}
-
-
-def _scores(*values: float) -> dict[str, float]:
-    return dict(zip(("vocals", "bass", "drums", "other", "mean"), values, strict=True))
-
-
+SIMO = {"obsrnn-simo": "separator.ckpt"}
+OPT, LARGE = ({f"{name}-{source}": f"{source}.ckpt" for source in SOURCES} for name in ("obsrnn", "bsrnn-large"))
 ARCHIVES = {
-    "obsrnn-simo": Archive(
-        "simo-bsrnn-opt.zip",
-        1_213_413_202,
-        "817e8ce4bcd17c38bd3812167e97db58",
-        {"obsrnn-simo": "separator.ckpt"},
-        _scores(10.66, 9.73, 10.98, 7.78, 9.79),
-    ),
-    "obsrnn": Archive(
-        "bsrnn-opt.zip",
-        1_827_060_285,
-        "89075aac776f82295a074a56d0428a18",
-        _of_targets("obsrnn"),
-        _scores(9.81, 9.85, 10.31, 6.31, 9.07),
-    ),
-    "bsrnn-large": Archive(
-        "bsrnn-large.zip",
-        1_627_580_581,
-        "0d1e298e725bf45577a4f61e0a30c2b1",
-        _of_targets("bsrnn-large"),
-        _scores(9.14, 7.72, 8.07, 5.68, 7.65),
-    ),
-}
+    "obsrnn-simo": Archive("simo-bsrnn-opt.zip", 1_213_413_202, "817e8ce4bcd17c38bd3812167e97db58", SIMO,
+                           (10.66, 9.73, 10.98, 7.78, 9.79)),
+    "obsrnn": Archive("bsrnn-opt.zip", 1_827_060_285, "89075aac776f82295a074a56d0428a18", OPT,
+                      (9.81, 9.85, 10.31, 6.31, 9.07)),
+    "bsrnn-large": Archive("bsrnn-large.zip", 1_627_580_581, "0d1e298e725bf45577a4f61e0a30c2b1", LARGE,
+                           (9.14, 7.72, 8.07, 5.68, 7.65)),
+}  # fmt: skip
 
 
 def cache() -> Path:
@@ -91,9 +58,8 @@ def cache() -> Path:
 def models(name: str | os.PathLike) -> list[str]:
     """The models that a name means: itself, all those of an archive, or none where it is no such name."""
     name = os.fspath(name)
-    if name in ARCHIVES:
-        return list(ARCHIVES[name].checkpoints)
-    return [name] if any(name in archive.checkpoints for archive in ARCHIVES.values()) else []
+    known = {model: [model] for archive in ARCHIVES.values() for model in archive.checkpoints}
+    return (known | {name: list(archive.checkpoints) for name, archive in ARCHIVES.items()}).get(name, [])
 
 
 def folders(path: str | os.PathLike) -> list[Path]:
@@ -111,13 +77,12 @@ def folders(path: str | os.PathLike) -> list[Path]:
 
 
 def fetch(archive: Archive) -> None:
-    """Fetch an archive, verify it, convert the models in it to folders in the cache, and remove it.
-
-    A download that broke off or was interrupted goes on the next time. After any other failure nothing is left of it.
+    """Fetch an archive, verify it, convert the models in it to folders in the cache, and remove it. A download that
+    broke off or was interrupted goes on the next time; after any other failure nothing is left of it.
 
     Raises:
         OSError: there is no room or no connection.
-        ValueError: it is not the published file, or not what that should hold; or another process is fetching.
+        ValueError: it is not the published file, or holds something else; or another process is fetching.
     """
     folder = cache()
     part = folder / f"{archive.file}.part"
@@ -127,15 +92,18 @@ def fetch(archive: Archive) -> None:
             _check_space(archive, part)
             _download(archive, part)
             try:
-                _check_sum(archive, part)
+                with part.open("rb") as file:
+                    found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+                if found != archive.md5:
+                    raise ValueError(f"{archive.file} came with the MD5 sum {found}, not {archive.md5}: removed")
                 _convert(archive, part)
-            except (OSError, ValueError):
+            except Exception:  # an interrupted one goes on
                 part.unlink()
                 raise
             part.unlink()
     except Timeout:
         raise ValueError(f"{folder}: another process is fetching models: wait for it") from None
-    print(f"weights by {CITATION}; licence: {LICENCE}", file=sys.stderr)
+    print(f"{archive.file}: weights by {CITATION}; trained on MUSDB18-HQ; licence: {LICENCE}", file=sys.stderr)
 
 
 def _size(file: Path) -> int:
@@ -144,14 +112,12 @@ def _size(file: Path) -> int:
 
 def _check_space(archive: Archive, part: Path) -> None:
     """See that there is room for the archive, one checkpoint from it, and all its models."""
-    sizes = [archive.parameters(model) for model in archive.checkpoints]
-    needed = archive.size - _size(part) + BYTES_OF_CHECKPOINT * max(sizes) + BYTES_OF_MODEL * sum(sizes)
-    if (free := shutil.disk_usage(part.parent).free) < needed:
-        sizes = f"{needed / 1e9:.1f} GB, of which {BYTES_OF_MODEL * sum(sizes) / 1e9:.1f} GB stay"
-        raise OSError(
-            f"{part.parent}: fetching {archive.file} takes {sizes}, and {free / 1e9:.1f} GB are free: make "
-            "room, or set BSRNN_CACHE to another folder"
-        )
+    counts = [sum(cost.parameters for cost in costs(CONFIGS[model])) for model in archive.checkpoints]
+    kept = 4 * sum(counts)  # bytes; with the state of its optimizer, a checkpoint has three times as many
+    needed, free = archive.size - _size(part) + 12 * max(counts) + kept, shutil.disk_usage(part.parent).free
+    if free < needed:
+        amounts = f"takes {needed / 1e9:.1f} GB, of which {kept / 1e9:.1f} GB stay, and {free / 1e9:.1f} GB are free"
+        raise OSError(f"{part.parent}: fetching {archive.file} {amounts}: {ROOM}")
 
 
 def _download(archive: Archive, part: Path) -> None:
@@ -159,39 +125,23 @@ def _download(archive: Archive, part: Path) -> None:
     address = os.environ.get("BSRNN_PRETRAINED_URL", ADDRESS).format(archive.file)
     with tqdm(total=archive.size, desc=archive.file, unit="B", unit_scale=True, disable=None) as bar:
         while (before := _size(part)) < archive.size:
+            request = urllib.request.Request(address, headers={"Range": f"bytes={before}-"} if before else {})
             reason = "the connection broke off"
             try:
-                _append(address, part, archive.size, bar)
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    goes_on = answer.status == 206  # a server without ranges sends all of it
+                    with part.open("ab" if goes_on else "wb") as file:
+                        bar.n = file.tell()
+                        while block := answer.read1(min(BLOCK, archive.size - file.tell())):
+                            bar.update(file.write(block))
             except (OSError, HTTPException) as error:
                 if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                     part.unlink()
-                    raise OSError(f"{part}: no space left: make room, or set BSRNN_CACHE to another folder") from None
+                    raise OSError(f"{part}: no space left: {ROOM}") from None
                 reason = error
             if (there := _size(part)) <= before:
-                raise ConnectionError(
-                    f"{address}: cannot be fetched ({reason}); {there:,} of {archive.size:,} bytes are "
-                    "there, and the same command goes on after them"
-                )
-
-
-def _append(address: str, part: Path, size: int, bar: tqdm) -> None:
-    """Fetch from an address what a file lacks of its size, until the connection ends."""
-    have = _size(part)
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        have = have if answer.status == 206 else 0  # a server without ranges sends all of it
-        with part.open("ab" if have else "wb") as file:
-            bar.n = have
-            while block := answer.read1(min(BLOCK, size - bar.n)):
-                file.write(block)
-                bar.update(len(block))
-
-
-def _check_sum(archive: Archive, file: Path) -> None:
-    with file.open("rb") as content:
-        found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != archive.md5:
-        raise ValueError(f"{archive.file} came with the MD5 sum {found}, not {archive.md5}: not used, and removed")
+                done = f"{there:,} of {archive.size:,} bytes are there, and the same command goes on after them"
+                raise ConnectionError(f"{address}: cannot be fetched ({reason}); {done}")
 
 
 def _convert(archive: Archive, file: Path) -> None:
@@ -199,17 +149,14 @@ def _convert(archive: Archive, file: Path) -> None:
     from bsrnn import checkpoint
 
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".partial-") as partial, zipfile.ZipFile(file) as content:
+        members = {PurePosixPath(member).name: member for member in content.namelist()}
         for model, name in archive.checkpoints.items():
-            members = [member for member in content.namelist() if PurePosixPath(member).name == name]
-            if len(members) != 1:
-                raise ValueError(f"{archive.file} holds {len(members)} files named {name}, not one")
+            if name not in members:
+                raise ValueError(f"{archive.file} holds no {name}")
             extracted = Path(partial, name)
-            with content.open(members[0]) as source, extracted.open("wb") as target:
+            with content.open(members[name]) as source, extracted.open("wb") as target:
                 shutil.copyfileobj(source, target, BLOCK)
-            converted = checkpoint.convert(extracted, CONFIGS[model].sources)
-            if converted.config != CONFIGS[model]:
-                raise ValueError(f"{name} in {archive.file} is not {model}: it is {converted.config}")
-            checkpoint.save(converted, Path(partial, model))
+            checkpoint.save(checkpoint.convert(extracted, CONFIGS[model]), Path(partial, model))
             extracted.unlink()
         for model in archive.checkpoints:
             if not (file.parent / model).is_dir():
@@ -221,18 +168,11 @@ def table() -> str:
     lines = [("name", "sources", "download", "cSDR", "cached")]
     for name, archive in ARCHIVES.items():
         for own in dict.fromkeys((name, *archive.checkpoints)):
-            parts = models(own)
-            sources = [source for model in parts for source in CONFIGS[model].sources]
-            score = archive.scores["mean"] if len(sources) > 1 else archive.scores[sources[0]]
-            cached = all((cache() / model).is_dir() for model in parts)
-            lines.append(
-                (own, ", ".join(sources), f"{archive.size / 1e9:.2f} GB", f"{score:.2f}", "yes" if cached else "no")
-            )
+            sources = [source for model in models(own) for source in CONFIGS[model].sources]
+            score = archive.scores[SOURCES.index(sources[0]) if len(sources) == 1 else -1]
+            cached = "yes" if all((cache() / model).is_dir() for model in models(own)) else "no"
+            lines.append((own, ", ".join(sources), f"{archive.size / 1e9:.2f} GB", f"{score:.2f}", cached))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-    return f"""{rows}
-
-cSDR: median over frames, then songs, of the test songs of MUSDB18-HQ, in dB as published; of several sources, the mean
-All models of an archive are fetched together, to {cache()}
-weights  {CITATION}
-licence  {LICENCE}"""
+    rows = "\n".join("  ".join(map(str.ljust, line, widths)) for line in lines)
+    score = "in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean"
+    return f"{rows}\n\ncSDR     {score}\ncache    {cache()}\nweights  {CITATION}\nlicence  {LICENCE}"

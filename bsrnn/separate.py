@@ -38,8 +38,7 @@ class Separator:
 
     Args:
         models: each source by one of them, on the device where the work is to be done.
-        hop: between the starts of chunks, in seconds; None is half a chunk, or, for models whose configuration says
-            `fader`, chunks of 12 s that fade into each other.
+        hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
         bf16: compute matrix products in bfloat16.
 
     Raises:
@@ -165,19 +164,17 @@ class Separator:
                 shutil.rmtree(floats)
         return Written(tuple(targets.values()), peak, gain)
 
-    def pace(self, channels: int) -> float:
-        """About how many seconds a second of a song of so many channels takes: measured on noise."""
-        total = 0.0
+    def expected_seconds(self, song: str | os.PathLike) -> float:
+        """About how long separating a file takes, as tried on a second of noise; 0 where its length is not known."""
+        recording, pace = audio.Recording.open(song), 0.0
         for model in self.models:
-            rate, device = model.config.sample_rate, _device(model)
-            size, step = (PASSAGE + FADE, PASSAGE) if _faded(model, self.hop) else _samples(model, self.hop)
-            seconds = 1 if device.type == "cpu" else model.config.chunk
-            for length in (0.1, seconds):  # the first only warms up
+            size, step = _samples(model, self.hop)
+            for seconds in (0.1, 1):  # the first only warms up
                 started = time.perf_counter()
-                with autocast(device, self.bf16):
-                    estimate(model, torch.randn(1, channels, round(length * rate)))
-            total += (time.perf_counter() - started) / seconds * size / step
-        return total
+                with autocast(_device(model), self.bf16):
+                    estimate(model, torch.randn(1, recording.channels, round(seconds * model.config.sample_rate)))
+            pace += (time.perf_counter() - started) * size / step
+        return pace * recording.length / recording.sample_rate
 
     def targets(self, folder: str | os.PathLike, form: str = "wav", residual: bool = False) -> dict[str, Path]:
         """The files that `separate_file` writes: source -> path."""
@@ -284,15 +281,14 @@ def separated(
 
     The song is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
     overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
-    blocks changes nothing. Where the model's configuration says `fader`, and no hop is given, normalizing is dividing
-    by the peak, and chunks are those of `crossfade`.
+    blocks changes nothing. With `config.fader` and no hop, the peak becomes 1, and chunks are those of `crossfade`.
 
     Args:
         model: on whatever device the work is to be done.
         song: blocks (C, any length), at least one.
         sample_rate: in Hz.
         levels: of the whole song.
-        hop: between the starts of chunks, in seconds; None is what the model's configuration says, or half a chunk.
+        hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
 
     Yields:
         blocks (S, C, n) at `sample_rate`, together as long as `levels` says.
@@ -306,13 +302,14 @@ def separated(
     song = iter(song)
     first = next(song)
     channels = len(first)
-    faded = _faded(model, hop)
+    faded = model.config.fader and hop is None
     gain = 1 / levels.peak if faded and levels.peak > audio.SILENT else levels.gain
     normalized = audio.resampled((gain * block for block in chain([first], song)), sample_rate, rate)
+    process = partial(estimate, model)
     if faded:
-        estimates = crossfade(partial(estimate, model), normalized, PASSAGE * rate, FADE * rate)
+        estimates = crossfade(process, normalized, step, size - step)
     else:
-        estimates = overlap_add(partial(estimate, model), normalized, size, step, batch)
+        estimates = overlap_add(process, normalized, size, step, batch)
     left = levels.length
     for block in audio.resampled((stems.flatten(0, 1) / gain for stems in estimates), rate, sample_rate):
         if n := min(left, block.shape[-1]):
@@ -324,16 +321,12 @@ def separated(
 
 def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
     """Chunk and hop of a model in samples."""
-    size = round(model.config.chunk * model.config.sample_rate)
+    size, rate = round(model.config.chunk * model.config.sample_rate), model.config.sample_rate
     if hop is None:
-        return size, -(-size // 2)
+        return ((PASSAGE + FADE) * rate, PASSAGE * rate) if model.config.fader else (size, -(-size // 2))
     if not 1 / model.config.sample_rate <= hop <= model.config.chunk:
         raise ValueError(f"hop must be above 0 and at most the model's chunk of {model.config.chunk:g} s, not {hop} s")
     return size, min(size, round(hop * model.config.sample_rate))
-
-
-def _faded(model: BSRNN, hop: float | None) -> bool:
-    return model.config.fader and hop is None
 
 
 def _device(model: BSRNN) -> torch.device:
@@ -408,34 +401,23 @@ def overlap_add(
 
 
 def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, fade: int) -> Iterator[Tensor]:
-    """Apply `process` to long chunks of a song that fade into each other.
+    """Apply `process` to long chunks of a song, blocks (C, any length), that fade into each other linearly.
 
-    The first chunk is the first `size` samples, each next one begins `fade` before the end of the one before and ends
-    `size` after it, or where the song does. Fades are linear.
-
-    Args:
-        process: (1, C, n) -> (1, S, C, n), of n up to `size` + `fade`.
-        song: blocks (C, any length).
-        size: in samples.
-        fade: in samples, at most `size`.
-
-    Yields:
-        blocks (S, C, n), together as long as the song.
+    The first chunk is the first `size` samples; each next one begins `fade` before the end of the one before, and ends
+    `size` after it, or where the song does. `process` is as of `overlap_add`, and so are the blocks that are yielded.
     """
     rise = torch.linspace(0, 1, fade)
-    pending, wanted, tail = None, size, None  # the song from the next chunk on, the chunk's length, what fades out
-    for block in chain(song, [None]):
-        if block is not None:
-            pending = block if pending is None else torch.cat([pending, block], -1)
-        if block is None and not pending.shape[-1]:
-            return
-        while block is None or pending.shape[-1] > wanted:  # a chunk that reaches the end does not fade out
-            result = process(pending[None, :, :wanted])[0]
-            if tail is not None:
-                result = torch.cat([result[..., :fade] * rise + tail, result[..., fade:]], -1)
-            if block is None:
-                yield result
-                break
+    pending, wanted, tail = torch.zeros(0), size, None  # the song from the next chunk on, its length, what fades out
+
+    def faded_in(chunk):
+        result = process(chunk[None])[0]
+        return result if tail is None else torch.cat([result[..., :fade] * rise + tail, result[..., fade:]], -1)
+
+    for block in song:
+        pending = torch.cat([pending, block], -1) if pending.numel() else block
+        while pending.shape[-1] > wanted:  # a chunk that reaches the end does not fade out
+            result = faded_in(pending[:, :wanted])
             yield result[..., :-fade]
-            tail = result[..., -fade:] * (1 - rise)
-            pending, wanted = pending[:, wanted - fade :], size + fade
+            tail, pending, wanted = result[..., -fade:] * (1 - rise), pending[:, wanted - fade :], size + fade
+    if pending.numel():
+        yield faded_in(pending)

@@ -45,7 +45,11 @@ def test_equals_plain_definition(seed, dtype, tolerance, floor, monkeypatch):
     draw = random.Random(seed)
     torch.manual_seed(seed)
     heads = draw.choice([1, 2, 3]) if seed in (12, 14, 15) else 0
-    more = {"feature_dim": heads * draw.randrange(2, 4), "attention_heads": heads, "attention_dim": draw.randrange(1, 5)}
+    more = {
+        "feature_dim": heads * draw.randrange(2, 4),
+        "attention_heads": heads,
+        "attention_dim": draw.randrange(1, 5),
+    }
     config = random_config(draw, monkeypatch)
     config = replace(config, tac=seed >= 13, **more if heads else {})
     model = BSRNN(config).to(dtype)
@@ -179,7 +183,9 @@ def test_names_that_torch_uses_are_refused(source):
         BSRNN(Config((source,), n_fft=512, **SMALL))
 
 
-@pytest.mark.parametrize("source", ["/tmp/x", "../x", "a/b", "a.b", "", "a\\b", "a\0", "a\nb", "\x1b[2J", 1, None, ["a"]])
+@pytest.mark.parametrize(
+    "source", ["/tmp/x", "../x", "a/b", "a.b", "", "a\\b", "a\0", "a\nb", "\x1b[2J", 1, None, ["a"]]
+)
 def test_sources_are_plain_names(source):
     with pytest.raises(ValueError, match="different names"):
         Config((source,))
