@@ -145,7 +145,9 @@ def convert(path: str | os.PathLike, config: Config) -> BSRNN:
         ours = _translated(theirs, config)
         if theirs:
             raise ValueError(f"{min(theirs)} is unknown")
-    except (RuntimeError, ValueError, KeyError) as error:  # of shapes, slopes, and what is missing
+    except KeyError as error:
+        raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None
+    except (RuntimeError, ValueError) as error:  # the former of shapes
         raise ValueError(f"{file} is of another architecture: {error}") from None
     return _with_weights(config, ours, file)
 
@@ -181,10 +183,8 @@ def _read_foreign(file: Path) -> dict[str, Tensor]:
             if any(name.endswith("constants.pkl") for name in content.namelist()):  # a program, which torch would run
                 raise ValueError
         weights = torch.load(file, "cpu", restricted, weights_only=False, mmap=True)["state_dict"]
-        named = ((name, value.detach()) for name, value in weights.items() if not name.endswith("transf.window"))
-        return {
-            name: value.flatten(1) if name.endswith("weight") and value.ndim > 1 else value for name, value in named
-        }
+        kept = {name: value.detach() for name, value in weights.items() if not name.endswith("transf.window")}
+        return {name: w.flatten(1) if w.ndim > 2 and w.shape[-1] == 1 else w for name, w in kept.items()}
     except Exception:  # torch raises what zip files and pickles raise
         raise ValueError(f"{file} is damaged, or no checkpoint of Lightning") from None
 
@@ -205,16 +205,17 @@ def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
         ours[f"band_split.norm_{part}"] = torch.cat([take(f"BN.{k}.0.{part}").unflatten(0, (2, -1)).T for k in bands])
     for i in range(config.num_blstm_layers):
         block, tac, attention = f"separator.{i}.", f"band_sequence.tac.{i}.", f"band_sequence.attention.{i}."
-        for axis, (part, name) in itertools.product(("time", "band"), _RNN_PARTS.items()):
-            move(f"{block}{axis}_net.{part}.", f"band_sequence.{axis}.{i}.{name}.")
+        for axis in ("time", "band"):
+            for part, name in (("norm", "norm"), ("main_layer", "rnn"), ("proj", "linear")):
+                move(f"{block}{axis}_net.{part}.", f"band_sequence.{axis}.{i}.{name}.")
         for part in ("transform", "average", "concat") if config.tac else ():
             move(f"{block}tac_module.{part}.0.", f"{tac}{part}.")
             slope = take(f"{block}tac_module.{part}.1.weight")
             if slope != ours.setdefault(f"{tac}activation.weight", slope):
                 raise ValueError(f"the slopes in {block}tac_module differ")
         projections = {"concat_proj": "output"} if config.attention_heads else {}
-        for h, (letter, name) in itertools.product(range(config.attention_heads), _ATTENTION_PARTS.items()):
-            projections[f"conv_{letter}_{h}"] = f"{name}.{h}"
+        for h in range(config.attention_heads):
+            projections |= {f"conv_Q_{h}": f"queries.{h}", f"conv_K_{h}": f"keys.{h}", f"conv_V_{h}": f"values.{h}"}
         for part, name in projections.items():
             old, new = f"{block}attn_block.attn_{part}.", f"{attention}{name}."
             move(f"{old}0.", f"{new}linear.")
@@ -227,11 +228,6 @@ def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
         for layer, values in enumerate(hidden):
             ours[f"heads.{source}.hidden.{layer}.{part}"] = torch.stack([value.transpose(0, -1) for value in values])
         # 4G: values, then gates, of either real parts, then imaginary ones
-        ours[f"heads.{source}.mask_{part}"] = torch.cat(
-            [value.unflatten(0, (4, -1)).transpose(0, 1) for value in output]
-        )
+        output = [value.unflatten(0, (4, -1)).transpose(0, 1) for value in output]
+        ours[f"heads.{source}.mask_{part}"] = torch.cat(output)
     return {name: value.float().contiguous() for name, value in ours.items()}
-
-
-_RNN_PARTS = {"norm": "norm", "main_layer": "rnn", "proj": "linear"}
-_ATTENTION_PARTS = {"Q": "queries", "K": "keys", "V": "values"}

@@ -68,11 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_setting(add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} ({setting.default})")
     for setting in fields(TrainingConfig):
         _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
-    add(
-        "--checkpoint_fp",
-        type=Path,
-        help="model folder or name, whose extractor is frozen and transferred to the parts",
-    )
+    add("--checkpoint_fp", type=Path, help="model folder or name, whose frozen extractor is transferred to the parts")
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
     add("--init", type=Path, help="model folder or name, to go on from with all its weights, for those parts it has")
 
@@ -194,28 +190,32 @@ def train(args: argparse.Namespace) -> None:
     given = {setting.name: getattr(args, setting.name) for setting in fields(Config) if hasattr(args, setting.name)}
     if hasattr(args, "generic_bands"):
         given.setdefault("schema", "generic" if args.generic_bands == "Y" else "v7")
-    fixed = args.transfer or args.init
+    origin = args.checkpoint_fp or args.init
     bases = [name for name in ("config", "reduce_size", "transfer", "init") if getattr(args, name)]
-    exclusive = [f"--{name}" for name in (*bases, *(given if fixed else ()))]
+    exclusive = [f"--{name}" for name in (*bases, *(given if origin else ()))]
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     named = named_config(args.config) if args.config else None
     config = TrainingConfig(**{setting.name: getattr(args, setting.name) for setting in fields(TrainingConfig)})
 
-    from bsrnn import files, train
+    from bsrnn import checkpoint, files, pretrained, train
     from bsrnn.data import find_data, stem_mapping
     from bsrnn.devices import keep_memory
     from bsrnn.model import BSRNN
 
     keep_memory()
     dataset = find_data(args.musdbhq_location)
-    base = _load_one(args.checkpoint_fp or args.init) if fixed else None
+    if origin:
+        if len(names := pretrained.models(origin)) > 1:
+            raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
+        with _cleaning_up():
+            base = checkpoint.load(*pretrained.folders(origin))
     known = base.config if args.init else named
     sources = tuple(args.part or (known.sources if known else stem_mapping(dataset)))
     if args.init and not set(sources) <= set(known.sources):
         raise ValueError(f"{args.init} estimates {', '.join(known.sources)} only: --transfer makes heads for others")
     train.seed_everything(args.seed)
-    if fixed:
+    if origin:
         model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)
     else:
         if "feature_dim" in given:
@@ -225,16 +225,6 @@ def train(args: argparse.Namespace) -> None:
     folder = files.root() / "runs" / args.name
     train.fit(model, dataset, config, folder, seed=args.seed, device=args.device)
     print(f"model: {folder / 'model'}")
-
-
-def _load_one(path: Path):
-    """The model in a folder, or the published one of that name."""
-    from bsrnn import checkpoint, pretrained
-
-    if len(names := pretrained.models(path)) > 1 and not os.path.exists(path):
-        raise ValueError(f"{path} is several models: choose from {', '.join(names)}")
-    with _cleaning_up():
-        return checkpoint.load(*pretrained.folders(path))
 
 
 def infer(args: argparse.Namespace) -> None:

@@ -168,12 +168,8 @@ class BandSequence(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        size, eps, blocks, heads = (
-            config.feature_dim,
-            config.eps,
-            range(config.num_blstm_layers),
-            config.attention_heads,
-        )
+        size, eps, heads = config.feature_dim, config.eps, config.attention_heads
+        blocks = range(config.num_blstm_layers)
         self.time = nn.ModuleList(ResidualRNN(size, config.hidden_dim, eps) for _ in blocks)
         self.band = nn.ModuleList(ResidualRNN(size, config.hidden_dim, eps) for _ in blocks)
         self.tac = nn.ModuleList(TAC(size) if config.tac else nn.Identity() for _ in blocks)

@@ -64,11 +64,7 @@ def models(name: str | os.PathLike) -> list[str]:
 
 def folders(path: str | os.PathLike) -> list[Path]:
     """Where models lie: the path itself, or, where nothing is there and it is a published name, folders in the cache,
-    to which they are fetched if need be.
-
-    Raises:
-        OSError, ValueError: they cannot be fetched, or are not what was published; see `fetch`.
-    """
+    to which they are fetched if need be, see `fetch`."""
     names = [] if os.path.exists(path) else models(path)
     for archive in ARCHIVES.values():
         if any(name in archive.checkpoints and not (cache() / name).is_dir() for name in names):

@@ -123,7 +123,7 @@ class Separator:
         end, and none of them if anything goes wrong before.
 
         Args:
-            song: audio file, see `audio.Recording`. Channels, as many as there are, are separated one by one.
+            song: audio file, see `audio.Recording`; of any number of channels.
             folder: made if missing.
             form: of the files, one of `config.FORMATS`.
             residual: also write what is left of the song after all estimated sources.
