@@ -58,7 +58,7 @@ benchmark: .venv/ready
 	for script in benchmark hop memory loader metrics; do python benchmarks/$$script.py || exit 1; done
 
 lab: .venv/ready
-	jupyter lab notebooks
+	jupyter lab notebooks/00_quickstart.ipynb
 
 notebooks: .venv/ready
 	for notebook in notebooks/*.ipynb; do \
@@ -67,7 +67,8 @@ notebooks: .venv/ready
 	nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
 
 lock: .venv/ready
-	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header \
+		pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf runs .snakemake

@@ -65,7 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     text = "the generic band schema (Y) or the paper's V7 (N), where --schema names none (default: Y)"
     add("--generic_bands", choices=("Y", "N"), default=argparse.SUPPRESS, help=text)
     for setting in fields(Config)[1:]:  # absent if not given: then it is what the model by name or Config says
-        _add_setting(add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} ({setting.default})")
+        _add_setting(
+            add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} (default: {setting.default})"
+        )
     for setting in fields(TrainingConfig):
         _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
     add("--checkpoint_fp", type=Path, help="model folder or name, whose frozen extractor is transferred to the parts")
@@ -183,7 +185,7 @@ def _cleaning_up() -> Iterator[None]:
 
 
 def train(args: argparse.Namespace) -> None:
-    if not args.name or Path(args.name).name != args.name:
+    if args.name in ("", "..") or Path(args.name).name != args.name:
         raise ValueError(f"--name {args.name!r} must be a plain name, without folders")
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")

@@ -253,7 +253,7 @@ class TrainingConfig:
     epoch_size: int = setting(
         0, "samples in an epoch; 0: as many chunks as the songs hold; the paper: 10,000 batches", 0, 2**40
     )
-    lr: float = setting(1e-3, "learning rate of Adam", 1e-12, 10)
+    lr: float = setting(1e-3, "learning rate of Adam", 1e-30, 10)
     lr_decay: float = setting(0.98, "factor on the learning rate every two epochs", 1e-6, 10)
     clip_grad_norm: float = setting(5.0, "largest norm of the gradient; inf: any", 1e-12)
     patience: int = setting(10, "epochs without a better validation before training stops", 1, 10**6)

@@ -114,19 +114,13 @@ def score(
     table = ScoreTable(settings, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
 
-    def kept(estimator, track):  # the files that are wanted beside the rows
-        found = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
+    def is_done(estimator: Estimator, track: Track) -> bool:
+        kept = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
         if audio_folder and estimator.is_model:
-            found += [audio_folder / estimator.name / track.name / f"{source}.wav" for source in estimator.sources]
-        return found
+            kept += [audio_folder / estimator.name / track.name / f"{source}.wav" for source in estimator.sources]
+        return table.holds(estimator.name, track.name, metrics) and all(file.is_file() for file in kept)
 
-    todo = [
-        (track, estimator)
-        for track in tracks
-        for estimator in estimators
-        if not table.holds(estimator.name, track.name, metrics)
-        or not all(file.is_file() for file in kept(estimator, track))
-    ]
+    todo = [(track, estimator) for track in tracks for estimator in estimators if not is_done(estimator, track)]
     if done := len(tracks) * len(estimators) - len(todo):
         print(f"{out}: {done} of {done + len(todo)} were scored before", flush=True)
     with tqdm(total=len(todo), unit="song", delay=2, disable=None) as bar:
@@ -134,19 +128,20 @@ def score(
             values = measure(references, estimates, track.sample_rate)
             if audio_folder and estimator.is_model:
                 _write_audio(audio_folder / estimator.name / track.name, track, estimator.sources, estimates)
-            if with_bsseval or museval_folder:
+            ratios = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else None
+            if ratios is not None:
+                values |= dict(zip(BSSEVAL, median(ratios), strict=True))
+            if museval_folder:
                 frames = csdr_frames(references, estimates, track.sample_rate)
-                ratios = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else None
-                if with_bsseval:
-                    values |= dict(zip(BSSEVAL, median(ratios), strict=True))
-                if museval_folder:
-                    (file, *_) = kept(estimator, track)
-                    _write_museval(file, track, estimator.sources, frames, ratios)
+                file = museval_folder / estimator.name / split / f"{track.name}.json"
+                _write_museval(file, track, estimator.sources, frames, ratios)
             keys = {"run": estimator.name, "split": split, "track": track.name}
             table.add(
-                keys | {"source": source, "metric": metric, "value": float(value)}
-                for metric, each in values.items()
-                for source, value in zip(estimator.sources, each, strict=True)
+                [
+                    keys | {"source": source, "metric": metric, "value": float(value)}
+                    for metric, of_sources in values.items()
+                    for source, value in zip(estimator.sources, of_sources, strict=True)
+                ]
             )
             bar.update()
     return table.rows()
@@ -169,12 +164,12 @@ def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> T
     silent ones, which museval refuses."""
     import museval
 
-    heard = ~(silent(references) | silent(estimates))
+    heard = ~torch.as_tensor(silent(references) | silent(estimates))
     frames = max(1, references.shape[-1] // sample_rate)
     ratios = torch.full((len(BSSEVAL), len(references), frames), torch.nan, dtype=torch.double)
     if heard.any():
-        pair = (signals[heard].transpose(1, 2).double().numpy() for signals in (references, estimates))
-        ratios[:, heard] = torch.from_numpy(np.stack(museval.evaluate(*pair, sample_rate, sample_rate)[1:]))
+        ours, theirs = (signals[heard].transpose(1, 2).double().numpy() for signals in (references, estimates))
+        ratios[:, heard] = torch.from_numpy(np.stack(museval.evaluate(ours, theirs, sample_rate, sample_rate)[1:]))
     return ratios
 
 
@@ -206,7 +201,8 @@ class ScoreTable:
     """
 
     def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
-        self.file, self.parts = file, {}
+        self.file = file
+        self.parts: dict[tuple[str, str], list[dict]] = {}
         self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
         if file is None:
             return
@@ -231,9 +227,8 @@ class ScoreTable:
         """Whether a song has all of these metrics."""
         return set(metrics) <= {row["metric"] for row in self.parts.get((run, track), ())}
 
-    def add(self, rows: Iterator[Mapping]) -> None:
+    def add(self, rows: list[dict]) -> None:
         """Take the rows of one run and track in place of those it has."""
-        rows = list(rows)
         self.parts[rows[0]["run"], rows[0]["track"]] = rows
         if self.file:
             files.save_rows(self.file, self.rows())
@@ -252,6 +247,8 @@ def read_rows(file: Path) -> list[dict]:
     """
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
+    if not rows:
+        raise ValueError(f"{file}: holds no rows")
     return [{name: row[name] for name in COLUMNS} | {"value": float(row["value"] or "nan")} for row in rows]
 
 
@@ -284,13 +281,14 @@ def find_estimators(
         found.append(_of_separator(separator, place.name))
         configs += [model.config for model in separator.models]
     found += [of_folder(folder, tracks) for folder in folders]
-    oracle = {"sample_rate": sample_rate, "n_fft": n_fft}
+    oracles: dict = {"sample_rate": sample_rate, "n_fft": n_fft}
     for name, default in (("sample_rate", 44_100), ("n_fft", 2048)):
         values = {getattr(config, name) for config in configs} or {default}
-        if oracle[name] is None and len(values) > 1:
+        if oracles[name] is None and len(values) > 1:
             raise ValueError(f"the models differ in {name}: give the oracles' --{name}")
-        oracle[name] = values.pop() if oracle[name] is None else oracle[name]
-    found += baselines(tracks[0].sources, **oracle)
+        if oracles[name] is None:
+            oracles[name] = values.pop()
+    found += baselines(tracks[0].sources, **oracles)
     names = [estimator.name for estimator in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two runs would have the name {twice[0]}: rename the folder of one")

@@ -4,10 +4,15 @@ import csv
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"
 
 
 def root() -> Path:
@@ -28,7 +33,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 @contextmanager
 def written_together(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
-    goes wrong before, nothing appears.
+    goes wrong before, nothing appears. What a killed process left behind is removed.
 
     Raises:
         OSError: nothing can be written to the folder, or a folder is in a file's place.
@@ -37,14 +42,15 @@ def written_together(folder: Path) -> Iterator[Path]:
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
             temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".partial-")
         except (FileExistsError, NotADirectoryError):
             raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
         except OSError as error:
             raise OSError(f"{folder}: cannot be written to ({error.strerror})") from None
-        with temporary as partial:
+        with temporary as partial, FileLock(Path(partial, LOCK)):
             yield Path(partial)
-            files = sorted(Path(partial).iterdir())
+            files = sorted(file for file in Path(partial).iterdir() if file.name != LOCK)
             for file in files:
                 if (folder / file.name).is_dir():
                     raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
@@ -55,6 +61,32 @@ def written_together(folder: Path) -> Iterator[Path]:
             with suppress(OSError):  # not empty, or not there
                 path.rmdir()
         raise
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the unfinished files of processes that are no more, which hold no lock on them."""
+    for partial in folder.glob(".partial-*"):
+        if (partial / LOCK).is_file():
+            with suppress(Timeout, OSError), FileLock(partial / LOCK, timeout=0):
+                shutil.rmtree(partial)
+
+
+@contextmanager
+def locked(file: Path, refusal: str) -> Iterator[None]:
+    """Keep other processes out as long as the context lasts; the lock ends with the process, however that ends.
+
+    Raises:
+        ValueError: another process has it; the message is the `refusal`.
+    """
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(refusal) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save_json(path: Path, content: Mapping) -> Path:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import lightning
 import torch
-from filelock import FileLock, Timeout
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -33,6 +34,7 @@ from bsrnn.model import BSRNN
 from bsrnn.separate import separate
 from bsrnn.spectral import istft, stft
 
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables that it sets
 LIBRARIES = ("torch", "torchaudio", "lightning", "numpy", "scipy", "soundfile", "soxr", "musdb")
 
 
@@ -122,9 +124,10 @@ def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) ->
     tracks = data.find_tracks(dataset, "train", config.portion, problems)
     validation = data.find_tracks(dataset, "validation", problems=problems)
     samples = {"sample_rate": model.config.sample_rate, "chunk": model.config.chunk, "together": model.config.tac}
-    mixes = tracks and data.Mixes(tracks, sources, config, seed=seed, problems=problems, **samples)
-    whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
+    mixes = data.Mixes(tracks, sources, config, seed=seed, problems=problems, **samples) if tracks else None
+    whole = data.WholeTracks(validation, sources, config.validation_seconds, problems) if validation else None
     data.report(problems)
+    assert mixes and whole  # as there are no problems
     return mixes, whole
 
 
@@ -136,18 +139,16 @@ def _claimed(folder: Path, settings: dict) -> Iterator[None]:
         yield
         return
     note = folder / "settings.json"
-    if folder.exists() and not note.is_file() and any(file.name != ".lock" for file in folder.iterdir()):
+    if folder.exists() and not note.is_file() and any(file.name != files.LOCK for file in folder.iterdir()):
         raise ValueError(f"{folder} exists and is not a run: choose another name")
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            settings = json.loads(json.dumps(settings))
-            if note.is_file():
-                files.check_same(json.loads(note.read_text()), settings, f"{folder} holds a run", "choose another name")
-            files.save_json(note, settings)
-            yield
-    except Timeout:
-        raise ValueError(f"{folder} is being trained by another process: wait for it, or choose another name") from None
+    refusal = f"{folder} is being trained by another process: wait for it, or choose another name"
+    with files.locked(folder / files.LOCK, refusal):
+        settings = json.loads(json.dumps(settings))
+        if note.is_file():
+            files.check_same(json.loads(note.read_text()), settings, f"{folder} holds a run", "choose another name")
+        files.save_json(note, settings)
+        yield
 
 
 def _train(
@@ -166,8 +167,7 @@ def _train(
         model, config, lambda batch: [song for i in sampler.batch(batch) for song in mixes.songs(i)]
     )
     terminal = sys.stdout.isatty()  # where Lightning's bar goes
-    callbacks = [Checkpoints(folder), Patience(config.patience)]
-    callbacks.append(ProgressBar(config.batch_size) if terminal else EpochLines())
+    callbacks = [Checkpoints(folder), Patience(config.patience), TQDMProgressBar() if terminal else EpochLines()]
     if config.ema:  # first, as it sees to it that the checkpoints hold the averaged weights
         average = get_ema_multi_avg_fn(config.ema)
         callbacks.insert(0, WeightAveraging(use_buffers=False, multi_avg_fn=average))
@@ -203,20 +203,34 @@ def _train(
         raise KeyboardInterrupt from None
     except ValueError as error:  # of reading; from a worker with its traceback in the text
         raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        remedy = "give it more memory (/dev/shm, in a container), or fewer --data_loader_workers: 0 for none"
+        raise OSError(f"a process that reads data beside the training has ended: {remedy}") from None
     except FloatingPointError as error:
         raise FloatingPointError(f"{error}; last good checkpoint: {last_checkpoint(folder)[0] or 'none'}") from None
     return module.history, round(time.monotonic() - module.started, 1)
 
 
 def _processes() -> tuple[int, int]:
-    """Which of how many processes this is, as torchrun says."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """Which of how many processes this is, as torchrun says.
+
+    Raises:
+        ValueError: something else has set a part of torchrun's variables.
+    """
+    missing = [name for name in TORCHRUN if name not in os.environ]
+    if 0 < len(missing) < len(TORCHRUN):
+        raise ValueError(f"of torchrun's variables {missing[0]} is missing: start with torchrun, or unset the others")
+    return (0, 1) if missing else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 def _placement(device: torch.device, processes: int) -> dict:
     """On which devices Lightning trains: this one, or, under torchrun, one per process."""
-    if processes == 1:
-        return {"accelerator": device.type, "devices": [device.index or 0] if device.type == "cuda" else 1}
+    if processes == 1:  # also where a scheduler started this process beside others
+        rank_zero_only.rank = 0
+        devices = [device.index or 0] if device.type == "cuda" else 1
+        return {"accelerator": device.type, "devices": devices, "plugins": LightningEnvironment()}
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
     return {"accelerator": device.type, "devices": local, "num_nodes": processes // local, "strategy": strategy}
@@ -284,13 +298,14 @@ class TrainingModule(lightning.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, self.settings.lr_decay)]
 
     def validation_step(self, batch, _):
-        name, mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
+        name, mixture, targets, sample_rate = batch
+        mixture, targets = mixture.cpu(), targets.cpu()
         peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
-        estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=self.model.config.chunk).values()))
         config = self.model.config
-        spectrograms = (stft(signals, config.n_fft, config.padding)[None] for signals in (estimates, targets))
-        loss = losses.multitask(losses.objective(*spectrograms, estimates[None], targets[None]))
+        estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=config.chunk).values()))
+        spectrum, target = (stft(signals, config.n_fft, config.padding) for signals in (estimates, targets))
+        loss = losses.multitask(losses.objective(spectrum[None], target[None], estimates[None], targets[None]))
         self.tracks[name] = usdr(targets, estimates), loss
 
     def on_validation_epoch_end(self):
@@ -400,22 +415,6 @@ class EpochLines(Callback):
     def on_train_epoch_end(self, trainer, module):
         if trainer.is_global_zero:
             print(epoch_line(module.history[-1], trainer.max_epochs), flush=True)
-
-
-class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, in chunks rather than batches."""
-
-    def __init__(self, batch_size: int):
-        super().__init__()
-        self.batch_size = batch_size
-
-    def init_train_tqdm(self):
-        bar = super().init_train_tqdm()
-        bar.unit, bar.unit_scale = "chunk", self.batch_size
-        return bar
-
-    def get_metrics(self, trainer, module):
-        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
 
 
 def provenance(device: torch.device) -> dict:

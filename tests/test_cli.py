@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from bsrnn.records import SCORE_COLUMNS
 
-from bsrnn import audio, checkpoint, cli
+from bsrnn import checkpoint, cli
 from bsrnn.config import CONFIGS, Config, TrainingConfig
 from bsrnn.data import STEMS
+from bsrnn.evaluate import COLUMNS as SCORE_COLUMNS
 
 RATE = 8_000
 SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
@@ -31,6 +31,7 @@ EXTRA_OPTIONS = [
     "--schema", "--hidden_dim", "--config", "--accumulate", "--ema", "--epoch_size", "--aligned", "--target_songs",
     "--equal_levels", "--salient", "--segment", "--gain_db", "--drop", "--peak_division", "--pitch", "--lr_decay",
     "--patience", "--validation_seconds", "--bf16", "--transfer", "--device", "--seed",
+    "--mlp_layers", "--bin_convention", "--standardize", "--eps",
 ]  # fmt: skip
 
 
@@ -100,12 +101,8 @@ def test_train_has_the_options_of_the_paper_and_few_more(capsys):
 ])  # fmt: skip
 def test_help(command, expected, capsys):
     found, text = options(command, capsys)
-    assert found == expected
+    assert sorted(found) == sorted(expected)
     assert text.startswith(" ".join(["usage: bsrnn", *command]))
-
-
-def test_formats_are_those_of_audio():
-    assert tuple(audio.FORMATS) == cli.FORMATS
 
 
 def test_help_lists_the_commands(capsys):
@@ -266,7 +263,6 @@ def test_evaluate_without_a_model_scores_baselines(data, root, tmp_path, capsys,
     assert bsrnn("evaluate", "--musdbhq_location", data, "--split", split, "--out", tmp_path / "a.csv") == 0
     scores = pd.read_csv(tmp_path / "a.csv")
     assert set(scores["run"]) == BASELINES
-    assert set(scores["experiment"]) == {"baseline"}
     assert set(scores["source"]) == set(STEMS)
     assert set(scores["track"]) == tracks
     printed = capsys.readouterr().out
@@ -393,7 +389,15 @@ BAD_INPUT = {
     "transfer, unknown source": ([*TRANSFER, "--part", "guitar"], nothing, "unknown source 'guitar'"),
     "train, odd n_fft": ([*TRAIN, "--n_fft", "513"], nothing, "n_fft"),
     "train, no hidden units": ([*TRAIN, "--hidden_dim", "0"], nothing, "hidden_dim must be at least 1"),
-    "train, a model beyond all memory": ([*TRAIN, "--hidden_dim", str(2**18)], nothing, "out of memory on cpu"),
+    "train, a wide model": ([*TRAIN, "--hidden_dim", str(2**18)], nothing, "at least 1 and at most 8192, not 262144"),
+    "train, an endless rate": ([*TRAIN, "--lr", "inf"], nothing, "lr must be at least 1e-30 and at most 10, not inf"),
+    "train, an endless segment": ([*TRAIN, "--segment", "inf"], nothing, "segment must be at least 0.1 and at most"),
+    "train, a tiny segment": ([*TRAIN, "--segment", "1e-9"], nothing, "segment must be at least 0.1 and at most"),
+    "train, a huge pitch": ([*TRAIN, "--pitch", "100000"], nothing, "pitch must be at least 0 and at most 24"),
+    "train, a huge chunk": ([*TRAIN, "--chunk_size_in_seconds", "20000"], nothing, "chunk must be at least 0 and at"),
+    "train, a huge seed": ([*TRAIN, "--seed", "1099511627776"], nothing, "--seed must be at least 0 and at most"),
+    "train, an empty name": ([*TRAIN, "--name", ""], nothing, "--name '' must be a plain name"),
+    "train, the folder above": ([*TRAIN, "--name", ".."], nothing, "--name '..' must be a plain name"),
     "train, a model beyond all bounds": ([*TRAIN, "--num_blstm_layers", "1000000000"], nothing, "at most 100"),
     "infer, a model beyond all bounds": (INFER, lambda p: edit_config(p["model"], num_blstm_layers=10**9), "at most"),
     "infer, sources without names": (INFER, lambda p: edit_config(p["model"], sources=[None]), "different names"),
@@ -410,7 +414,7 @@ BAD_INPUT = {
     "evaluate, source that the data lacks": (EVALUATE, lambda p: rename_head(p["model"]), "guitar"),
     "transfer, another architecture": (TRANSFER, lambda p: edit_config(p["model"], mlp_dim=8), "another architecture"),
     "infer, damaged weights": (INFER, lambda p: (p["model"] / "model.safetensors").write_bytes(b"x" * 99), "damaged"),
-    "infer, no model": (INFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
+    "infer, no model": (INFER, lambda p: shutil.rmtree(p["model"]), "no such file or folder"),
     "evaluate, no model": (EVALUATE, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
     "transfer, no model": (TRANSFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
     "transfer, a model by name": ([*TRANSFER, "--config", "small"], nothing, "--config and --transfer exclude"),
@@ -421,7 +425,7 @@ BAD_INPUT = {
     "evaluate, out is a folder": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").mkdir(), "scores.csv is a folder"),
     "evaluate, out is something else": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").write_text("mine"), "remove it"),
     "evaluate, hop": ([*EVALUATE, "--hop", "9"], nothing, "hop must be above 0"),
-    "evaluate, n_fft": ([*EVALUATE, "--n_fft", "6"], nothing, "n_fft must be a positive multiple of 4"),
+    "evaluate, n_fft": ([*EVALUATE, "--n_fft", "6"], nothing, "n_fft must be a multiple of 4"),
     "evaluate, one model twice": ([*EVALUATE, "--checkpoint_fp", "{model}"], nothing, "two runs would have the name"),
     "evaluate, no estimates": ([*EVALUATE, "--estimates", "{data}/train"], nothing, "holds no estimates"),
     "evaluate, estimates of another length": ([*EVALUATE, "--estimates", "{tmp}/other"],

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -107,4 +108,34 @@ def test_a_random_seed_is_refused_where_processes_must_agree(command):
     done = subprocess.run([sys.executable, "-m", "bsrnn.cli", "--seed", "-1", *command("run")[5:]], text=True,
                           capture_output=True, env=os.environ | {"WORLD_SIZE": "2", "RANK": "0"})  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == "bsrnn: several processes need the same --seed: give one\n"
+    assert done.stderr == "bsrnn train: several processes need the same --seed: give one\n"
+
+
+def test_variables_of_another_launcher_are_one_line(command):
+    done = subprocess.run(command("run"), text=True, capture_output=True, env=os.environ | {"WORLD_SIZE": "2"})
+    assert done.returncode == 2
+    assert done.stderr == ("bsrnn train: of torchrun's variables RANK is missing: start with torchrun, or unset the "
+                           "others\n")  # fmt: skip
+
+
+def test_a_scheduler_that_starts_several_trainings_is_not_taken_for_one(command, tmp_path):
+    slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_JOB_NAME": "job"}
+    run(command("run", "--batch_size", 2, "--max_epochs", 1, "--epoch_size", 4), env=os.environ | slurm)
+    assert list((tmp_path / "root" / "runs" / "run" / "tensorboard").iterdir())
+
+
+def test_a_reader_that_is_killed_is_one_line(command, tmp_path):
+    process = subprocess.Popen(command("run", "--data_loader_workers", 1, "--epoch_size", 4000, "--max_epochs", 2),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    children = []
+    while not children:
+        time.sleep(0.1)
+        assert process.poll() is None
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        children = [pid for pid in found if (tmp_path / "root/runs/run/tensorboard").is_dir()]
+    time.sleep(1)
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert error.splitlines()[-1].startswith("bsrnn train: a process that reads data beside the training has ended")
+    assert "Traceback" not in error

@@ -11,20 +11,35 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from bsrnn.records import SCORE_COLUMNS, read_scores
-from bsrnn.statistics import summary
 
 from bsrnn import audio, checkpoint, evaluate
 from bsrnn.data import STEMS, find_tracks
-from bsrnn.evaluate import Run, baseline_runs, find_runs, of_folder, score
+from bsrnn.evaluate import COLUMNS, Estimator, find_estimators, of_folder
 from bsrnn.metrics import csdr_frames, usdr
 
 KEY = ["source", "track", "metric"]
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="museval needs the ffmpeg program to be imported")
 
 
+def score(*arguments, **options):
+    return pd.DataFrame(evaluate.score(*arguments, **options))
+
+
+def score_model(model, tracks, **options):
+    return pd.DataFrame(evaluate.evaluate(model, tracks, **options))
+
+
+def read_scores(file):
+    return pd.DataFrame(evaluate.read_rows(file))
+
+
+def mean_usdr(scores):
+    """Mean uSDR by run and source."""
+    return scores.query("metric == 'uSDR'").pivot_table("value", "source", "run")
+
+
 def baselines(tracks, split, sample_rate=44_100, n_fft=2048):
-    return score(baseline_runs(tracks[0].sources, sample_rate, n_fft), tracks, split=split)
+    return score(evaluate.baselines(tracks[0].sources, sample_rate, n_fft), tracks, split=split)
 
 
 @pytest.fixture
@@ -63,7 +78,7 @@ def song_of(track):
 
 
 def estimate(name, track, rate=8_000, n_fft=512):
-    (run,) = (run for run in baseline_runs(track.sources, rate, n_fft) if run.name == name)
+    (run,) = (run for run in evaluate.baselines(track.sources, rate, n_fft) if run.name == name)
     return run.estimate(track, song_of(track))
 
 
@@ -79,15 +94,14 @@ def counted(name="half", estimate=half, **settings):
         asked.append(track.name)
         return estimate(track, song)
 
-    columns = {"experiment": name, "schema": "", "base_source": "", "seed": 0}
-    return Run(name, STEMS, listed, columns, settings), asked
+    return Estimator(name, STEMS, listed, settings), asked
 
 
 # scores of songs
 
 
 def test_identity_model_scores_like_the_mixture(identity, tracks):
-    found = evaluate.evaluate(identity(STEMS, sample_rate=8_000), tracks, split="test")
+    found = score_model(identity(STEMS, sample_rate=8_000), tracks, split="test")
     mixture = baselines(tracks, "test").query("run == 'mixture'")
     assert len(found) == 4 * 2 * 3
     pd.testing.assert_series_equal(values(found), values(mixture), atol=1e-4, rtol=0)
@@ -104,36 +118,33 @@ def test_silence_scores_zero_and_the_mixture_as_defined(tracks):
 
 def test_a_silent_stem_scores_nan_and_is_nothing_to_the_others(identity, songs):
     one, both = (identity(sources, sample_rate=8_000) for sources in (("drums",), ("bass", "drums")))
-    before = values(evaluate.evaluate(one, find_tracks(songs, "test"), split="test"))
+    before = values(score_model(one, find_tracks(songs, "test"), split="test"))
     silence_stem(songs, 0, "bass")
-    scores = evaluate.evaluate(both, find_tracks(songs, "test"), split="test")
+    scores = score_model(both, find_tracks(songs, "test"), split="test")
     found = values(scores)
     assert found["bass", "song 0"].isna().all() and len(found["bass", "song 0"]) == 3
     assert found.drop(("bass", "song 0")).notna().all()
     pd.testing.assert_series_equal(found[["drums"]], before)
-    assert summary(scores).set_index("source")["tracks"].to_dict() == {"bass": 1, "drums": 2}
 
 
 def test_rows_say_what_was_scored(tiny, songs):
     model = tiny(("drums", "bass"), sample_rate=8_000, schema="v3").train()
-    details = {"run": "a run", "experiment": "transfer", "base_source": "vocals", "seed": 5}
-    scores = evaluate.evaluate(model, find_tracks(songs, "validation"), split="validation", **details)
-    assert tuple(scores.columns) == SCORE_COLUMNS
-    constant = scores[["run", "experiment", "schema", "base_source", "split", "seed"]].drop_duplicates()
-    assert constant.values.tolist() == [["a run", "transfer", "v3", "vocals", "validation", 5]]
+    scores = score_model(model, find_tracks(songs, "validation"), split="validation", run="a run")
+    assert tuple(scores.columns) == COLUMNS
+    assert set(scores["run"]) == {"a run"} and set(scores["split"]) == {"validation"}
     assert set(scores["track"]) == {"song 0", "song 6"}
     assert len(scores) == 2 * 2 * 3
     assert not scores.duplicated(KEY).any()
 
 
 def test_the_source_of_a_row_is_that_of_its_head(identity, tracks):
-    one, other = (evaluate.evaluate(identity(sources, sample_rate=8_000), tracks, split="test")
+    one, other = (score_model(identity(sources, sample_rate=8_000), tracks, split="test")
                   for sources in (("bass", "drums"), ("drums", "bass")))  # fmt: skip
     pd.testing.assert_series_equal(values(one), values(other))
 
 
 def test_tracks_of_any_length_and_channels(identity, varied):
-    found = evaluate.evaluate(identity(STEMS, sample_rate=8_000), varied, split="test", run="model")
+    found = score_model(identity(STEMS, sample_rate=8_000), varied, split="test", run="model")
     scores = pd.concat([found, baselines(varied, "test", 8_000, 512)])
     lacking = (scores["track"] == "mono") & (scores["source"] == "bass")
     silent = (scores["run"] == "silence") & (scores["metric"] != "uSDR")
@@ -191,7 +202,7 @@ def test_the_ratio_mask_is_of_magnitudes_and_shares_out_the_mixture(tmp_path, va
 
 
 def test_oracles_are_above_all_else(varied):
-    table = summary(baselines(varied, "test", 8_000, 512)).pivot(index="source", columns="experiment", values="uSDR")
+    table = mean_usdr(baselines(varied, "test", 8_000, 512))
     assert (table["STFT"] > table["IRM"] + 20).all()
     assert (table["IRM"] > table[["mixture", "silence"]].max(axis=1)).all()
 
@@ -199,7 +210,7 @@ def test_oracles_are_above_all_else(varied):
 @pytest.mark.parametrize(("sample_rate", "n_fft", "message"), [(0, 512, "sample_rate"), (8_000, 510, "n_fft")])
 def test_oracles_of_no_stft(sample_rate, n_fft, message):
     with pytest.raises(ValueError, match=message):
-        baseline_runs(STEMS, sample_rate, n_fft)
+        evaluate.baselines(STEMS, sample_rate, n_fft)
 
 
 # models by name
@@ -208,13 +219,13 @@ def test_oracles_of_no_stft(sample_rate, n_fft, message):
 def test_runs_are_named_after_their_folders(tiny, tmp_path, tracks):
     for place, sources in (("one", ["bass"]), ("two/model", ["drums"])):
         checkpoint.save(tiny(sources, sample_rate=8_000), tmp_path / place)
-    runs = find_runs([tmp_path / "one", tmp_path / "two" / "model"], [], tracks)
+    runs = find_estimators([tmp_path / "one", tmp_path / "two" / "model"], [], tracks)
     assert [run.name for run in runs] == ["one", "two", "mixture", "silence", "IRM", "STFT"]
     assert runs[-1].settings == {"sample_rate": 8_000, "n_fft": 512}
-    assert find_runs([], [], tracks)[-1].settings == {"sample_rate": 44_100, "n_fft": 2048}
+    assert find_estimators([], [], tracks)[-1].settings == {"sample_rate": 44_100, "n_fft": 2048}
     assert runs[0].settings["weights"] != runs[1].settings["weights"]
     with pytest.raises(ValueError, match="two runs would have the name one"):
-        find_runs([tmp_path / "one", tmp_path / "one"], [], tracks)
+        find_estimators([tmp_path / "one", tmp_path / "one"], [], tracks)
 
 
 def test_models_that_differ_need_the_oracles_stft(tiny, tmp_path, tracks):
@@ -222,8 +233,8 @@ def test_models_that_differ_need_the_oracles_stft(tiny, tmp_path, tracks):
         checkpoint.save(tiny(["bass"], sample_rate=rate), tmp_path / name)
     folders = [tmp_path / "one", tmp_path / "two"]
     with pytest.raises(ValueError, match="the models differ in sample_rate: give the oracles' --sample_rate"):
-        find_runs(folders, [], tracks)
-    assert find_runs(folders, [], tracks, sample_rate=6_000)[-1].settings == {"sample_rate": 6_000, "n_fft": 512}
+        find_estimators(folders, [], tracks)
+    assert find_estimators(folders, [], tracks, sample_rate=6_000)[-1].settings == {"sample_rate": 6_000, "n_fft": 512}
 
 
 # an interrupted evaluation
@@ -236,7 +247,7 @@ def test_an_interrupted_evaluation_goes_on(tracks, tmp_path, capsys):
         return half(track, song)
 
     run, asked = counted(estimate=interrupted, hop=1.0)
-    others = baseline_runs(STEMS, 8_000, 512)
+    others = evaluate.baselines(STEMS, 8_000, 512)
     options = {"split": "test", "data": "a", "out": tmp_path / "out" / "scores.csv"}
     with pytest.raises(KeyboardInterrupt):
         score([others[0], run, *others[1:]], tracks, **options)
@@ -314,8 +325,8 @@ def test_a_file_may_grow_by_runs_and_by_metrics(tracks, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"data": "b"}, "another data (a, now b)"), ({"split": "validation"}, "another split (test, now validation)"),
-    ({"hop": 0.5}, "another hop (1.0, now 0.5)"), ({"weights": "d"}, "another weights (c, now d)"),
+    ({"data": "b"}, "other settings (data: a, now b)"), ({"split": "validation"}, "other settings (split: test, now validation)"),
+    ({"hop": 0.5}, "other settings (hop: 1.0, now 0.5)"), ({"weights": "d"}, "other settings (weights: c, now d)"),
 ])  # fmt: skip
 def test_scores_of_other_settings_are_kept(tracks, tmp_path, change, message):
     out, options = tmp_path / "scores.csv", {"split": "test", "data": "a"}
@@ -350,7 +361,7 @@ def test_a_file_of_unknown_origin_is_kept(tracks, tmp_path, spoil):
 
 def test_audio_is_kept_on_request_and_scores_the_same_from_its_files(identity, varied, tmp_path):
     checkpoint.save(identity(STEMS, sample_rate=8_000), tmp_path / "net")
-    table = score(find_runs([tmp_path / "net"], [], varied), varied, split="test", audio_folder=tmp_path / "audio")
+    table = score(find_estimators([tmp_path / "net"], [], varied), varied, split="test", audio_folder=tmp_path / "audio")
     assert [path.name for path in (tmp_path / "audio").iterdir()] == ["net"]
     for track in varied:
         info = soundfile.info(tmp_path / "audio" / "net" / track.name / "drums.wav")
@@ -364,7 +375,7 @@ def test_audio_is_kept_on_request_and_scores_the_same_from_its_files(identity, v
 def test_museval_aggregates_the_json(varied, tmp_path):
     import museval
 
-    runs = [counted("a")[0], *baseline_runs(STEMS, 8_000, 512)]
+    runs = [counted("a")[0], *evaluate.baselines(STEMS, 8_000, 512)]
     table = score(runs, varied, split="test", museval_folder=tmp_path)
     methods = museval.MethodStore()
     for run in ("a", "IRM"):
@@ -394,7 +405,7 @@ def test_bsseval_is_musevals(varied, tmp_path):
     pair = ("drums", "bass")
     run = replace(counted("a", lambda track, song: torch.stack([song[s] + 0.3 * song["mixture"] for s in pair]))[0],
                   sources=pair)  # fmt: skip
-    silence = baseline_runs(pair, 8_000, 512)[1]
+    silence = evaluate.baselines(pair, 8_000, 512)[1]
     out = tmp_path / "scores.csv"
     score([run], varied, split="test", out=out)
     table = score([run, silence], varied, split="test", out=out, with_bsseval=True, museval_folder=tmp_path)
@@ -459,7 +470,7 @@ def test_all_problems_of_estimates_are_named_at_once(estimates, songs, tracks):
 
 @pytest.mark.parametrize(("samples", "rate", "message"), [
     (np.zeros((16_001, 2)), 8_000, "is 1 sample longer than its song: see that both start together, then cut its end"),
-    (np.zeros((16_000, 1)), 8_000, "is mono, its song stereo: convert it"),
+    (np.zeros((16_000, 1)), 8_000, "has 1 channels, its song 2: convert it"),
     (np.zeros((16_000, 2)), 7_000, "has a sample rate of 7000 Hz, not 8000 as its song: resample it"),
     (None, 0, "cannot be read as audio"),
 ])  # fmt: skip
@@ -485,6 +496,20 @@ def test_estimates_that_changed_are_not_taken_for_scored(estimates, tracks, tmp_
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
     assert of_folder(estimates, tracks).settings != one.settings
     score([one], tracks, split="test", out=tmp_path / "scores.csv")
-    with pytest.raises(ValueError, match="with another files"):
+    with pytest.raises(ValueError, match="with other settings .files"):
         score([replace(one, settings=of_folder(estimates, tracks).settings)], tracks, split="test",
               out=tmp_path / "scores.csv")  # fmt: skip
+
+
+def test_means_are_a_table(tracks):
+    lines = evaluate.means(evaluate.score([counted()[0]], tracks, split="test")).splitlines()
+    assert lines[0].split() == ["run", "source", "uSDR", "cSDR", "SI-SDR"]
+    assert [line.split()[:2] for line in lines[1:]] == [["half", stem] for stem in STEMS]
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("options", [{"with_bsseval": True}, {"museval_folder": "somewhere"}])
+def test_museval_without_ffmpeg_is_refused(monkeypatch, tracks, options):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="museval takes the ffmpeg program, which is not installed"):
+        score([counted()[0]], tracks, split="test", **options)

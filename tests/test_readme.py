@@ -1,132 +1,126 @@
-"""The README, its tables and the figures say what the repository holds."""
+"""README.md and docs/ say what the repository holds, and every number names its runs."""
 
-import itertools
+import csv
 import json
 import re
 import shlex
-import shutil
 from pathlib import Path
 
-import nbformat
-import pandas as pd
+import numpy as np
 import pytest
+import soundfile
 
-from bsrnn import records
 from bsrnn.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(r"(<!-- (\w+) (\w+) -->\n)(.*?)(<!-- /\2 \3 -->)", re.DOTALL)
-PROFILES = sorted({name for _, kind, name, *_ in BLOCK.findall(README) if kind == "results"})
-FIGURE_NOTEBOOKS = re.findall(r"notebooks/(\w+)\.ipynb runs/\1", (ROOT / "Makefile").read_text())
-TABLES = ("summary.csv", "comparisons.csv")
+PATHS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path.name: path.read_text(encoding="utf-8").replace("\\\n", " ") for path in PATHS}
+PROFILES = [path.parent.name for path in sorted((ROOT / "results").glob("*/summary.csv"))]
+VALUE = r"(−?\d+\.\d+)"
+# a score in dB, perhaps with its interval, and the comment beside it that says which row of a table it is
+NUMBER = re.compile(rf"{VALUE} dB(?: \({VALUE} to {VALUE}\))?(?:<!-- ([^>]*) -->)?")
+ELSEWHERE = "not in results"  # the comment beside a score of a run that is not kept
+
+texts = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+profiles = pytest.mark.parametrize("profile", PROFILES)
 
 
-@pytest.fixture(autouse=True)
-def at_the_repository(monkeypatch):
-    monkeypatch.setenv("BSRNN_ROOT", str(ROOT))
+def blocks(path, language=""):
+    found = re.findall(r"^```(\w*)\n(.*?)^```", TEXTS[path.name], re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == language]
 
 
-@pytest.fixture(scope="module")
-def remade(tmp_path_factory):
-    """A folder in which `make figures` was run, its kernels and pictures' pixels excepted, on committed results whose
-    tables, and those of the README, were emptied first."""
-    root = tmp_path_factory.mktemp("remade")
-    shutil.copytree(ROOT / "profiles", root / "profiles")
-    shutil.copytree(ROOT / "results", root / "results", ignore=shutil.ignore_patterns("checkpoints"))
-    (root / "README.md").write_text(BLOCK.sub(r"\1\5", README))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BSRNN_ROOT", str(root))
-        for profile, table in itertools.product(PROFILES, TABLES):
-            (records.results(profile) / table).unlink()
-        for profile, name in itertools.product(PROFILES, FIGURE_NOTEBOOKS):
-            values = {}
-            for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells:
-                if cell.cell_type == "code":
-                    exec(cell.source, values)
-                    values["profile"] = profile
-    return root
+def rows(profile, table):
+    with (ROOT / "results" / profile / table).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def contents(folder, pattern):
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.glob(pattern)}
+def row_of(source):
+    """The row of a profile's tables that holds all cells in a comment, such as "open: base-v7-bass-{0,1,2}, bass"."""
+    profile, _, cells = source.partition(": ")
+    wanted = set(re.split(r", (?![^{]*})", cells))
+    found = [
+        row
+        for table in ("comparisons.csv", "summary.csv")
+        for row in rows(profile, table)
+        if wanted <= set(row.values())
+    ]
+    assert len(found) == 1, f"{source}: {len(found)} rows"
+    return found[0]
 
 
-def drawing(svg):
-    """What an SVG shows: numbers to a hundredth of a point, without names that hash the last digits of a layout."""
-    named = re.sub(r"\b[pm][0-9a-f]{10}\b", "name", svg)
-    return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}", named)
+def test_the_readme_is_short():
+    lines = PATHS[0].read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 200
+    assert sum(len(line.split()) for line in lines) <= 2_500
+    assert 3 <= len(NUMBER.findall(TEXTS["README.md"])) <= 10
+    assert {file.name for file in (ROOT / "docs").iterdir()} == set(re.findall(r"\(docs/([\w.]+)", TEXTS["README.md"]))
 
 
-def test_tables_of_the_readme_are_those_of_the_results(remade):
-    assert {kind for _, kind, *_ in BLOCK.findall(README)} == {
-        "results", "schemas", "multitask", "transfer", "runs", "speed",
-    }  # fmt: skip
-    assert all(table for *_, table, _ in BLOCK.findall(README))
-    assert (remade / "README.md").read_text() == README
+@texts
+def test_links_lead_somewhere(path):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXTS[path.name]) if not link.startswith("https://")]
+    assert links
+    for name, _, heading in (link.partition("#") for link in links):
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists() and target.is_relative_to(ROOT), name
+        titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_tables_are_those_of_the_scores(remade, profile):
-    pattern = f"results/{profile}/*.csv"
-    assert contents(remade, pattern) == contents(ROOT, pattern)
+@texts
+def test_commands_exist(path):
+    parser = build_parser()
+    for line in re.findall(r"^(?:\.venv/bin/bsrnn|.*-m bsrnn\.cli) (.*)$", "".join(blocks(path)), re.MULTILINE):
+        parser.parse_args(shlex.split(line, comments=True))
+    (commands,) = (action.choices for action in parser._actions if action.dest == "command")
+    known = {flag for command in commands.values() for action in command._actions for flag in action.option_strings}
+    assert set(re.findall(r"`(?:bsrnn \w+ )?(--\w[\w-]*)", TEXTS[path.name])) <= known
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make (?:\w+=\S+ )*([\w-]+)", TEXTS[path.name], re.MULTILINE)) <= targets
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_figures_are_those_of_the_results(remade, profile):
-    pattern = f"figures/{profile}/*.svg"
-    made, committed = contents(remade, pattern), contents(ROOT, pattern)
-    assert len(made) >= 10
-    # the pictures of notebook 06 are of sound, and no table holds it
-    others = {name: text for name, text in committed.items() if not Path(name).name.startswith("06_")}
-    assert made.keys() == others.keys()
-    assert [name for name in made if drawing(made[name]) != drawing(others[name])] == []
-    for name, text in committed.items():
-        assert (ROOT / name).with_suffix(".png").is_file()
-        assert not re.search(r"/(home|root|tmp|Users|work)/|<dc:date>", text)
+@pytest.mark.parametrize("path", [path for path in PATHS if path.name in ("README.md", "separate.md")], ids=str)
+def test_python_examples_run(path, tmp_path, monkeypatch):
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    for song in ("song.wav", "song.mp3"):
+        soundfile.write(song, np.random.default_rng(0).normal(0, 0.1, (44_100, 2)), 44_100)
+    (example,), values = blocks(path, "python"), {}
+    exec(example, values)
+    assert values["stems"].keys() == {"drums", "bass", "other", "vocals"}
+    assert all(stem.shape == values["song"].shape for stem in values["stems"].values())
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@texts
+def test_numbers_are_those_of_the_results(path):
+    for *quoted, source in NUMBER.findall(re.sub(r"\s+", " ", TEXTS[path.name])):
+        assert source, f"{quoted[0]} dB: no comment says which row of a table it is"
+        if source != ELSEWHERE:
+            row = row_of(source)
+            values = [row.get("difference", row.get("uSDR")), row.get("low"), row.get("high")]
+            assert [value.replace("−", "-") for value in quoted if value] == [
+                f"{float(value):.2f}" for value in values if value
+            ]
+
+
+@profiles
 def test_every_number_names_its_runs(profile):
-    summary = pd.read_csv(records.results(profile) / "summary.csv", keep_default_na=False)
-    assert len(summary)
-    for row in summary.itertuples():
-        prefix, _, ends = row.run.partition("{")
+    for row in rows(profile, "summary.csv"):
+        prefix, _, ends = row["run"].partition("{")
         runs = [prefix + end for end in ends.removesuffix("}").split(",")]
-        assert len(runs) == row.runs
+        assert len(runs) == int(row["runs"])
         for run in runs:
-            record = json.loads((records.results(profile) / "runs" / f"{run}.json").read_text())
-            assert (record["run"], record["experiment"], record["model"]["schema"]) == (run, row.experiment, row.schema)
-            assert row.source in record["model"]["sources"]
+            record = json.loads((ROOT / "results" / profile / "runs" / f"{run}.json").read_text())
+            assert [record["run"], record["experiment"], record["model"]["schema"]] == [
+                run,
+                row["experiment"],
+                row["schema"],
+            ]
+            assert row["source"] in record["model"]["sources"]
+            # of several seeds the first one's models are in the repository, and of trainings from scratch none
+            model = ROOT / "results" / profile / "checkpoints" / run / "model.safetensors"
+            assert model.is_file() or not run.endswith("-0") or run.startswith("scratch-")
         if len(runs) == 1:
-            assert record["scores"][f"{row.split} uSDR {row.source}"] == pytest.approx(row.uSDR, abs=1e-3)
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_run_has_its_record_and_model(profile):
-    runs = records.load_scores(profile).query("experiment != 'baseline'")["run"].unique()
-    for run in runs:
-        assert (records.results(profile) / "runs" / f"{run}.json").is_file()
-        # of several seeds the first one's models are in the repository, and of trainings from scratch none
-        if run.endswith("-0") and not run.startswith("scratch-"):
-            assert (records.checkpoint(profile, run) / "model.safetensors").is_file()
-
-
-def test_links_lead_somewhere():
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
-    assert len(links) > 10
-    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}
-    for path, _, heading in (link.partition("#") for link in links):
-        assert (ROOT / path).exists()
-        assert not heading or heading in headings
-
-
-def test_commands_exist():
-    joined = README.replace("\\\n", " ")
-    lines = re.findall(r"^\.venv/bin/bsrnn (.*)$", joined, re.MULTILINE)
-    assert len(lines) >= 3
-    for line in lines:
-        build_parser().parse_args(shlex.split(line))
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make ([\w-]+)", README, re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+            score = record["scores"][f"{row['split']} uSDR {row['source']}"]
+            assert score == pytest.approx(float(row["uSDR"]), abs=1e-3)
