@@ -1,5 +1,6 @@
 """Published models, from a server that has files of the same make."""
 
+import errno
 import hashlib
 import http.server
 import subprocess
@@ -98,10 +99,12 @@ class Mask(nn.Module):
     def __init__(self, widths, features, units):
         super().__init__()
         self.mask = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(1, features, 1e-7), nn.Conv1d(features, units, 1), nn.Tanh(),
-                          nn.Conv1d(units, units, 1), nn.Tanh(), nn.Conv1d(units, 4 * width, 1), nn.GLU(1))
+            nn.Sequential(
+                *(nn.GroupNorm(1, features, 1e-7), nn.Conv1d(features, units, 1), nn.Tanh()),
+                *(nn.Conv1d(units, units, 1), nn.Tanh(), nn.Conv1d(units, 4 * width, 1), nn.GLU(1)),
+            )
             for width in widths
-        )  # fmt: skip
+        )
 
     def forward(self, x):  # (C, N, T, K) -> (C, F, T)
         parts = [mask(x[..., k]).unflatten(1, (2, -1)) for k, mask in enumerate(self.mask)]
@@ -175,9 +178,8 @@ def published(file, config, change=lambda weights: None):
     weights = network.state_dict()
     change(weights)
     moments = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}
-    content = {"epoch": 3, "state_dict": weights, "hyper_parameters": Foreign(), "optimizer_states": [moments],
-               "loops": {"a": {1, 2}, "b": Foreign()}, "callbacks": {"c": torch.device("cpu")}}  # fmt: skip
-    torch.save(content, file)
+    others = {"hyper_parameters": Foreign(), "loops": {"a": {1, 2}}, "callbacks": {"c": torch.device("cpu")}}
+    torch.save({"epoch": 3, "state_dict": weights, "optimizer_states": [moments], **others}, file)
     return network
 
 
@@ -201,15 +203,14 @@ def trace(tmp_path):
 # conversion
 
 
-@pytest.mark.parametrize(("name", "file"), [
-    ("bsrnn-large-vocals", "vocals"), ("obsrnn-other", "other"), ("obsrnn-bass", "bass"), ("bsrnn-large-drums", "drums"),
-    ("obsrnn-simo", "separator"),
-])  # fmt: skip
-def test_a_converted_model_is_the_published_one(name, file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["bsrnn-large-vocals", "obsrnn-other", "obsrnn-bass", "bsrnn-large-drums", "obsrnn-simo"]
+)
+def test_a_converted_model_is_the_published_one(name, tmp_path, monkeypatch):
     config, torch_song = small(name), torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
-    network = published(tmp_path / f"{file}.ckpt", config)
+    network = published(tmp_path / "their.ckpt", config)
     monkeypatch.setitem(CONFIGS, "tiny", config)
-    assert run("import", tmp_path / f"{file}.ckpt", tmp_path / "model", "--config", "tiny") == 0
+    assert run("import", tmp_path / "their.ckpt", tmp_path / "model", "--config", "tiny") == 0
     model = checkpoint.load(tmp_path / "model")
     assert model.config == config
     if len(config.sources) > 1:
@@ -394,12 +395,15 @@ class Space:
 
 
 def on_a_full_disk(patch):
-    def write(file, mode):
-        raise OSError(28, "No space left on device")
-
     original = Path.open
-    patch.setattr(Path, "open", lambda path, mode="r", *more: (
-        write(path.touch(), mode) if path.suffix == ".part" and mode != "rb" else original(path, mode, *more)))  # fmt: skip
+
+    def write(path, mode="r", *more):
+        if path.suffix == ".part" and mode == "wb":
+            path.touch()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, mode, *more)
+
+    patch.setattr(Path, "open", write)
 
 
 FAILURES = {
@@ -435,8 +439,8 @@ def test_names_where_folders_go(served, songs, tmp_path, monkeypatch, capsys):
     name = "tiny-obsrnn-simo"
     assert run(*train, "--name", "a", "--transfer", "--checkpoint_fp", name, "--part", "bass") == 0
     assert run(*train, "--name", "b", "--init", name, "--part", "vocals", "--part", "bass") == 0
-    base, new, tuned = (checkpoint.load(path) for path in (tmp_path / "cache" / name, *(
-        tmp_path / "runs" / run / "model" for run in "ab")))  # fmt: skip
+    found = (tmp_path / "cache" / name, tmp_path / "runs" / "a" / "model", tmp_path / "runs" / "b" / "model")
+    base, new, tuned = map(checkpoint.load, found)
     assert new.config == replace(base.config, sources=("bass",))
     assert tuned.config == replace(base.config, sources=("vocals", "bass"))
     for part in ("band_split", "band_sequence"):
