@@ -3,7 +3,7 @@
 The reference that tests compare `bsrnn.model` with, and the baseline that benchmarks time it against.
 """
 
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,53 @@ class PlainResidualRNN(nn.Module):
         """(rows, sequence, N) -> (rows, sequence, N)."""
         y = self.norm(x.transpose(1, 2)).transpose(1, 2)
         return x + self.linear(self.rnn(y)[0])
+
+
+class PlainTAC(nn.Module):
+    def __init__(self, feature_dim: int):
+        super().__init__()
+        self.transform = nn.Linear(feature_dim, 3 * feature_dim)
+        self.average = nn.Linear(3 * feature_dim, 3 * feature_dim)
+        self.concat = nn.Linear(6 * feature_dim, feature_dim)
+        self.activation = nn.PReLU()
+
+    def forward(self, channels: Tensor) -> Tensor:
+        """(C, K, T, N) -> (C, K, T, N), of one song."""
+        own = [self.activation(self.transform(x)) for x in channels]
+        common = self.activation(self.average(sum(own) / len(own)))
+        told = [self.activation(self.concat(torch.cat([v, common], -1))) for v in own]
+        return torch.stack([x + y for x, y in zip(channels, told, strict=True)])
+
+
+class PlainProjection(nn.Module):
+    def __init__(self, num_bands: int, in_features: int, out_features: int, eps: float):
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+        self.activation = nn.PReLU()
+        self.norm = nn.LayerNorm((num_bands, 1, 1, out_features), eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(K, T, in) -> (K, T, out)."""
+        y = self.activation(self.linear(x))
+        return torch.stack([self.norm(frame[:, None, None])[:, 0, 0] for frame in y.unbind(1)], 1)
+
+
+class PlainAttention(nn.Module):
+    def __init__(self, num_bands: int, feature_dim: int, heads: int, dim: int, eps: float):
+        super().__init__()
+        for name, size in (("queries", dim), ("keys", dim), ("values", feature_dim // heads)):
+            projections = (PlainProjection(num_bands, feature_dim, size, eps) for _ in range(heads))
+            setattr(self, name, nn.ModuleList(projections))
+        self.output = PlainProjection(num_bands, feature_dim, feature_dim, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(K, T, N) -> (K, T, N), of one channel."""
+        seen = []
+        for head in zip(self.queries, self.keys, self.values, strict=True):
+            query, key, value = (projection(x).transpose(0, 1).flatten(1) for projection in head)  # (T, K * D)
+            attended = torch.softmax(query @ key.T / query.shape[1] ** 0.5, 1) @ value
+            seen.append(attended.unflatten(1, (len(x), -1)).transpose(0, 1))
+        return x + self.output(torch.cat(seen, -1))
 
 
 class PlainMLP(nn.Module):
@@ -62,6 +109,11 @@ class PlainBSRNN(nn.Module):
                 for _ in range(config.num_blstm_layers)
             )
             setattr(self, axis, nn.ModuleList(layers))
+        blocks, sizes = range(config.num_blstm_layers), (config.attention_heads, config.attention_dim, config.eps)
+        self.tac = nn.ModuleList(PlainTAC(config.feature_dim) for _ in blocks if config.tac)
+        self.attention = nn.ModuleList(
+            PlainAttention(len(widths), config.feature_dim, *sizes) for _ in blocks if config.attention_heads
+        )
         self.heads = nn.ModuleDict(
             {source: nn.ModuleList(PlainMLP(width, config) for width in widths) for source in config.sources}
         )
@@ -78,10 +130,14 @@ class PlainBSRNN(nn.Module):
             band = norm(x[:, low:high].transpose(2, 3).flatten(1, 2))  # (B, 2G, T)
             features.append(split(band.transpose(1, 2)))
         z = torch.stack(features, 1)  # (B, K, T, N)
-        for time, band in zip(self.time, self.band, strict=True):
+        for time, band, tac, attention in zip_longest(self.time, self.band, self.tac, self.attention):
             z = time(z.flatten(0, 1)).view(z.shape)
             z = z.transpose(1, 2).contiguous()
             z = band(z.flatten(0, 1)).view(z.shape).transpose(1, 2).contiguous()
+            if tac:
+                z = torch.cat([tac(song) for song in z.split(channels)])
+            if attention:
+                z = torch.stack([attention(channel) for channel in z])
         heads = [torch.cat([mlp(z[:, k]) for k, mlp in enumerate(head)], 1) for head in self.heads.values()]
         masks = torch.stack(heads, 1)
         return masks.unflatten(0, (batch, channels)).transpose(1, 2) * mixture[:, None]

@@ -1,12 +1,16 @@
-"""Models as files: saved as safetensors with their configuration beside them, loaded, or refused."""
+"""Models as files: saved as safetensors with their configuration beside them, loaded, refused, or converted."""
 
 import hashlib
+import itertools
 import json
 import os
+import pickle
 import shutil
+import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
+from types import SimpleNamespace
 
 import torch
 from safetensors import SafetensorError
@@ -58,6 +62,10 @@ def load(path: str | os.PathLike) -> BSRNN:
             weights = load_file(file)
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged: {error}") from None
+    return _with_weights(config, weights, file)
+
+
+def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> BSRNN:
     try:
         with torch.device("meta"):  # where sizes beyond all memory cost nothing
             BSRNN(config).load_state_dict(weights, assign=True)
@@ -110,7 +118,7 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and weights in a file of torch.save: those that a training would keep, where it is a checkpoint."""
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError:
+    except pickle.UnpicklingError:
         raise ValueError(f"{file} holds more than tensors, or is damaged: refused, nothing in it was run") from None
     except Exception:  # torch raises what zip files raise
         raise ValueError(f"{file} is damaged, or no checkpoint") from None
@@ -121,3 +129,105 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
         weights = {name.removeprefix("model."): value for name, value in of_training.items()}
     config = Config.of(content["config"], file) if "config" in content else load_config(file.parent)
     return config, weights
+
+
+def convert(path: str | os.PathLike, config: Config) -> BSRNN:
+    """Convert a checkpoint of Lightning by the program of Magron, Serizel & Douwes (arXiv 2603.09187), whose heads are
+    in the order of `config.sources`. Nothing in the file is ever executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or the model in it is another.
+    """
+    file = Path(path)
+    theirs = _read_foreign(file)
+    try:
+        ours = _translated(theirs, config)
+        if theirs:
+            raise ValueError(f"{min(theirs)} is unknown")
+    except KeyError as error:
+        raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None
+    except (RuntimeError, ValueError) as error:  # the former of shapes
+        raise ValueError(f"{file} is of another architecture: {error}") from None
+    return _with_weights(config, ours, file)
+
+
+class _Inert:
+    """Stands in for whatever a pickle names that is no tensor: takes everything, does nothing."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __call__(self, *_, **__):
+        return self
+
+    __setstate__ = __setitem__ = append = extend = add = __call__
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds tensors and dictionaries only; their storages are torch's business."""
+
+    def find_class(self, module, name):
+        admitted = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
+        return super().find_class(module, name) if f"{module}.{name}" in admitted else _Inert
+
+
+def _read_foreign(file: Path) -> dict[str, Tensor]:
+    """The state dict in a file of torch.save, without windows, and with convolutions of width 1 as matrices; whatever
+    else the file holds is not built."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    restricted = SimpleNamespace(__name__="restricted", Unpickler=_Unpickler)
+    try:
+        with zipfile.ZipFile(file) as content:
+            if any(name.endswith("constants.pkl") for name in content.namelist()):  # a program, which torch would run
+                raise ValueError
+        weights = torch.load(file, "cpu", restricted, weights_only=False, mmap=True)["state_dict"]
+        kept = {name: value.detach() for name, value in weights.items() if not name.endswith("transf.window")}
+        return {name: w.flatten(1) if w.ndim > 2 and w.shape[-1] == 1 else w for name, w in kept.items()}
+    except Exception:  # torch raises what zip files and pickles raise
+        raise ValueError(f"{file} is damaged, or no checkpoint of Lightning") from None
+
+
+def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
+    """Foreign weights under our names and in our layout; they are taken out of `theirs`."""
+    ours, take, bands = {}, theirs.pop, range(len(config.bins()))
+
+    def move(old, new):
+        for name in [name for name in theirs if name.startswith(old)]:
+            ours[new + name.removeprefix(old)] = take(name)
+
+    # bands have all their real parts first, then all imaginary ones
+    splits = [take(f"BN.{k}.1.weight").unflatten(1, (2, -1)) for k in bands]  # (N, 2, G)
+    ours["band_split.weight"] = torch.cat([split.permute(2, 1, 0) for split in splits])
+    ours["band_split.bias"] = torch.stack([take(f"BN.{k}.1.bias") for k in bands])
+    for part in ("weight", "bias"):
+        ours[f"band_split.norm_{part}"] = torch.cat([take(f"BN.{k}.0.{part}").unflatten(0, (2, -1)).T for k in bands])
+    for i in range(config.num_blstm_layers):
+        block, tac, attention = f"separator.{i}.", f"band_sequence.tac.{i}.", f"band_sequence.attention.{i}."
+        for axis in ("time", "band"):
+            for part, name in (("norm", "norm"), ("main_layer", "rnn"), ("proj", "linear")):
+                move(f"{block}{axis}_net.{part}.", f"band_sequence.{axis}.{i}.{name}.")
+        for part in ("transform", "average", "concat") if config.tac else ():
+            move(f"{block}tac_module.{part}.0.", f"{tac}{part}.")
+            slope = take(f"{block}tac_module.{part}.1.weight")
+            if slope != ours.setdefault(f"{tac}activation.weight", slope):
+                raise ValueError(f"the slopes in {block}tac_module differ")
+        projections = {"concat_proj": "output"} if config.attention_heads else {}
+        for h in range(config.attention_heads):
+            projections |= {f"conv_Q_{h}": f"queries.{h}", f"conv_K_{h}": f"keys.{h}", f"conv_V_{h}": f"values.{h}"}
+        for part, name in projections.items():
+            old, new = f"{block}attn_block.attn_{part}.", f"{attention}{name}."
+            move(f"{old}0.", f"{new}linear.")
+            move(f"{old}1.", f"{new}activation.")
+            ours[f"{new}norm.weight"] = take(f"{old}2.gamma").permute(3, 0, 2, 1)  # from (1, D, 1, K)
+            ours[f"{new}norm.bias"] = take(f"{old}2.beta").permute(3, 0, 2, 1)
+    for (j, source), part in itertools.product(enumerate(config.sources), ("weight", "bias")):
+        norm, *hidden, output = ([take(f"maskers.{j}.mask.{k}.{i}.{part}") for k in bands] for i in (0, 1, 3, 5))
+        ours[f"heads.{source}.norm.{part}"] = torch.stack(norm)[:, None]
+        for layer, values in enumerate(hidden):
+            ours[f"heads.{source}.hidden.{layer}.{part}"] = torch.stack([value.transpose(0, -1) for value in values])
+        # 4G: values, then gates, of either real parts, then imaginary ones
+        output = [value.unflatten(0, (4, -1)).transpose(0, 1) for value in output]
+        ours[f"heads.{source}.mask_{part}"] = torch.cat(output)
+    return {name: value.float().contiguous() for name, value in ours.items()}

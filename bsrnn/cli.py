@@ -15,8 +15,8 @@ from bsrnn.config import CONFIGS, FORMATS, LOUDNESS, MOST_SEED, SPLITS, Config, 
 EXIT_USER_ERROR = 2
 
 DATA_HELP = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
-MODEL_HELP = "model folder, or last.ckpt of a training; repeat for several models"
-HOP_HELP = "seconds from one chunk to the next, less is better and slower; none means half a chunk"
+MODEL_HELP = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
+HOP_HELP = "seconds from one chunk to the next, less is better and slower; none means half a chunk, or as published"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bsrnn", description="Band-split RNN music source separation: train, separate, evaluate."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,infer,evaluate,info,demo-data}")
+    names = "{train,infer,evaluate,info,models,import,demo-data}"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
 
     def anywhere(*names, default, **options):  # before the command or after it
         options["help"] += f" (default: {default})"
@@ -69,14 +70,16 @@ def build_parser() -> argparse.ArgumentParser:
         )
     for setting in fields(TrainingConfig):
         _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
-    add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")
+    add("--checkpoint_fp", type=Path, help="model folder or name, whose frozen extractor is transferred to the parts")
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
+    add("--init", type=Path, help="model folder or name, to go on from with all its weights, for those parts it has")
 
     add = command("infer", infer, "separate songs into their sources", device)
-    add("--checkpoint_fp", type=Path, action="append", required=True, help=MODEL_HELP)
+    add("--checkpoint_fp", "--model", type=Path, action="append", required=True, help=MODEL_HELP)
     text = "songs, or folders of them: wav, flac, ogg, mp3, and what else the ffmpeg program reads"
-    add("--input", type=Path, nargs="+", required=True, help=text)
-    add("--out", type=Path, required=True, help="folder that gets SONG/SOURCE.wav; what is there is replaced")
+    add("songs", type=Path, nargs="*", help=text)
+    add("--input", type=Path, nargs="+", default=[], help="more songs, or folders of them")
+    add("--out", type=Path, default="separated", help="folder that gets SONG/SOURCE.wav; what is there is replaced")
     add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
     add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
     add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
@@ -109,6 +112,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = command("info", info, "show a model's bands, parameters and cost")
     add("model", nargs="?", help="a model's name, folder or checkpoint file; none lists the names")
+
+    command("models", models, "list the published models: sources, size, licence, scores, and whether they are cached")
+
+    add = command("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt")
+    add("checkpoint", type=Path, help="file to convert; nothing in it is executed")
+    add("out", type=Path, help="model folder to make")
+    add("--config", default="obsrnn-simo", help="the published model that it is, such as obsrnn-vocals")
 
     add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
     add("out", type=Path, help="folder to make")
@@ -182,24 +192,33 @@ def train(args: argparse.Namespace) -> None:
     given = {setting.name: getattr(args, setting.name) for setting in fields(Config) if hasattr(args, setting.name)}
     if hasattr(args, "generic_bands"):
         given.setdefault("schema", "generic" if args.generic_bands == "Y" else "v7")
-    bases = {"--config": args.config, "--reduce_size": args.reduce_size, "--transfer": args.transfer}
-    exclusive = [name for name, value in bases.items() if value] + [f"--{name}" for name in given if args.transfer]
+    origin = args.checkpoint_fp or args.init
+    bases = [name for name in ("config", "reduce_size", "transfer", "init") if getattr(args, name)]
+    exclusive = [f"--{name}" for name in (*bases, *(given if origin else ()))]
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     named = named_config(args.config) if args.config else None
     config = TrainingConfig(**{setting.name: getattr(args, setting.name) for setting in fields(TrainingConfig)})
 
-    from bsrnn import checkpoint, files, train
+    from bsrnn import checkpoint, files, pretrained, train
     from bsrnn.data import find_data, stem_mapping
     from bsrnn.devices import keep_memory
     from bsrnn.model import BSRNN
 
     keep_memory()
     dataset = find_data(args.musdbhq_location)
-    sources = tuple(args.part or (named.sources if named else stem_mapping(dataset)))
+    if origin:
+        if len(names := pretrained.models(origin)) > 1:
+            raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
+        with _cleaning_up():
+            base = checkpoint.load(*pretrained.folders(origin))
+    known = base.config if args.init else named
+    sources = tuple(args.part or (known.sources if known else stem_mapping(dataset)))
+    if args.init and not set(sources) <= set(known.sources):
+        raise ValueError(f"{args.init} estimates {', '.join(known.sources)} only: --transfer makes heads for others")
     train.seed_everything(args.seed)
-    if args.transfer:
-        model = train.transfer(checkpoint.load(args.checkpoint_fp), sources)
+    if origin:
+        model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)
     else:
         if "feature_dim" in given:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
@@ -211,9 +230,14 @@ def train(args: argparse.Namespace) -> None:
 
 
 def infer(args: argparse.Namespace) -> None:
-    for path in (*args.checkpoint_fp, *args.input):
-        if not os.path.exists(path):  # which does not raise, as path.exists() may
-            raise FileNotFoundError(f"{path}: no such file or folder")
+    from bsrnn import pretrained
+
+    given = [*args.songs, *args.input]
+    if not given:
+        raise ValueError("which song? Give one before the options, or after --input")
+    unknown = [path for path in args.checkpoint_fp if not os.path.exists(path) and not pretrained.models(path)]
+    if unknown or not any(map(os.path.exists, given)):  # which does not raise, as path.exists() may
+        raise FileNotFoundError(f"{[*unknown, *given][0]}: no such file or folder")
 
     from bsrnn.devices import keep_memory
     from bsrnn.separate import Separator, find_songs
@@ -221,8 +245,9 @@ def infer(args: argparse.Namespace) -> None:
     keep_memory()
     bf16 = False if args.fp32 else None
     options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": bf16}
-    separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
-    songs = find_songs(args.input, args.out)
+    songs = find_songs(given, args.out)
+    with _cleaning_up():
+        separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
     inputs = {song.resolve() for song in songs}
     for song, folder in songs.items():
         for target in separator.targets(folder, args.format, args.residual).values():
@@ -236,6 +261,8 @@ def infer(args: argparse.Namespace) -> None:
             continue
         try:
             with _cleaning_up(), _told_out_of_memory(f"{song}: "):
+                if (seconds := round(separator.expected_seconds(song))) >= 5:  # else it is not worth a line
+                    print(f"{song}: about {seconds // 60} min {seconds % 60} s", file=sys.stderr)
                 options = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
                 written = separator.separate_file(song, folder, progress=True, **options)
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
@@ -262,8 +289,8 @@ def evaluate(args: argparse.Namespace) -> None:
     tracks = data.find_tracks(folder, args.split)
     oracles = {"sample_rate": args.sample_rate, "n_fft": args.n_fft}
     models = {"hop": args.hop, "device": args.device, "bf16": args.bf16}
-    estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
     with _cleaning_up():
+        estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
         rows = evaluate.score(
             estimators,
             tracks,
@@ -286,6 +313,21 @@ def info(args: argparse.Namespace) -> None:
         print(describe(load_config(args.model)))
     else:
         print(describe(named_config(args.model)))
+
+
+def models(args: argparse.Namespace) -> None:
+    from bsrnn import pretrained
+
+    print(pretrained.table())
+
+
+def import_checkpoint(args: argparse.Namespace) -> None:
+    from bsrnn import checkpoint
+
+    if os.path.exists(args.out):
+        raise FileExistsError(f"{args.out} is there already: choose another folder")
+    checkpoint.save(checkpoint.convert(args.checkpoint, named_config(args.config)), args.out)
+    print(args.out)
 
 
 def demo_data(args: argparse.Namespace) -> None:

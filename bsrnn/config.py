@@ -3,8 +3,10 @@
     paper-SOURCE     Luo & Yu, section IV-A4, with the paper's schema for that source
     authors-SOURCE   the authors' later public code: two hidden layers in the mask estimation
     small            the small model of this project, all four sources, generic schema
+    bsrnn-large-SOURCE, obsrnn-SOURCE, obsrnn-simo (all four)    those of arXiv 2603.09187, with published weights
+    obsrnn-generic   obsrnn-simo on the generic schema
 
-All are mono: the paper separates the channels of a stereo song one by one with the same weights.
+The paper separates the channels of a stereo song one by one with the same weights; obsrnn keeps them together.
 """
 
 import math
@@ -83,9 +85,12 @@ class Config:
     mlp_layers: int = setting(1, "hidden layers of the mask estimation; 2 in the authors' later code", 1, 100)
     bin_convention: str = setting("centre", "how Hz become bins, see bands.py; floor in the authors' code")
     standardize: bool = setting(True, "show the network a standardized spectrogram, not the plain one of the paper")
-    eps: float = setting(
-        1e-5, "of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1
-    )
+    eps: float = setting(1e-5, "of all norms; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1)
+    padding: str = setting("constant", "of a waveform at both ends, to centre the first frame: constant or reflect")
+    tac: bool = setting(False, "keep channels together, joined in every block by transform-average-concatenate")
+    attention_heads: int = setting(0, "of an attention along time in every block; 0: none", 0, 100)
+    attention_dim: int = setting(16, "of the queries and keys of a head, for each band", 1, 2**13)
+    fader: bool = setting(False, "separate songs in chunks of 12 s that fade into each other, unless a hop is given")
 
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))
@@ -103,6 +108,10 @@ class Config:
             raise ValueError(f"chunk must be longer than a sample, not {self.chunk:g} s")
         if self.bin_convention not in BIN_CONVENTIONS:
             raise ValueError(f"bin_convention must be one of {', '.join(BIN_CONVENTIONS)}, not {self.bin_convention!r}")
+        if self.padding not in ("constant", "reflect"):
+            raise ValueError(f"padding must be constant or reflect, not {self.padding!r}")
+        if self.attention_heads and self.feature_dim % self.attention_heads:
+            raise ValueError(f"feature_dim must be a multiple of attention_heads, not {self.feature_dim}")
 
     @classmethod
     def of(cls, values: Mapping, origin: object) -> "Config":
@@ -137,13 +146,24 @@ class Config:
 _SCHEMAS = {"vocals": "v7", "bass": "bass", "drums": "drums", "other": "v7"}  # section V-A
 _PAPER = {source: Config((source,), schema, standardize=False) for source, schema in _SCHEMAS.items()}
 
+
+def _changed(configs: Mapping[str, Config], **changes) -> dict[str, Config]:
+    return {source: replace(config, **changes) for source, config in configs.items()}
+
+
+_AUTHORS = _changed(_PAPER, mlp_layers=2, bin_convention="floor", eps=2**-23)
+_LARGE = _changed(_AUTHORS, eps=1e-7, padding="reflect", fader=True)
+_OBSRNN = _changed(_LARGE, tac=True, attention_heads=2)
+_SIMO = replace(_OBSRNN["vocals"], sources=tuple(_SCHEMAS), schema="joint")
+
 CONFIGS = {
     **{f"paper-{source}": config for source, config in _PAPER.items()},
-    **{
-        f"authors-{source}": replace(config, mlp_layers=2, bin_convention="floor", eps=2**-23)
-        for source, config in _PAPER.items()
-    },
+    **{f"authors-{source}": config for source, config in _AUTHORS.items()},
     "small": Config(tuple(_SCHEMAS), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
+    **{f"bsrnn-large-{source}": config for source, config in _LARGE.items()},
+    **{f"obsrnn-{source}": config for source, config in _OBSRNN.items()},
+    "obsrnn-simo": _SIMO,
+    "obsrnn-generic": replace(_SIMO, schema="generic", bin_convention="centre"),
 }
 
 
@@ -170,9 +190,9 @@ class Cost:
 def costs(config: Config) -> list[Cost]:
     """The cost of every module of a model by arithmetic, in the order of the data, each head by its source.
 
-    Counted are the products of features with weights, as in the plain definition of the model: not norms, gates, the
-    STFT or the product of mask and mixture, which are together below 1% of the paper's model. A second of audio is one
-    of a chunk, so overlapping chunks cost that many times more.
+    Counted are the products of features with weights, and of attention's tokens, as in the plain definition of the
+    model: not norms, gates, the STFT or the product of mask and mixture, which are together below 1% of the paper's
+    model. A second of audio is one of a chunk, so overlapping chunks cost that many times more; a channel is alone.
     """
     bins = config.bins()
     K, F, N, H, M = len(bins), bins[-1][1], config.feature_dim, config.hidden_dim, config.mlp_dim
@@ -185,14 +205,19 @@ def costs(config: Config) -> list[Cost]:
     layers = 2 * config.num_blstm_layers
     rate = config.chunk_frames / config.chunk  # frames per second
     norm = 2 * N  # gain and bias
+    tac = 18 * N * N if config.tac else 0  # 3 N features of N, 3 N of these, and N of both
+    heads, E = config.attention_heads, config.attention_dim
+    projected = heads * (2 * E + N // heads) + N if heads else 0  # features of queries, keys, values and the result
+    tokens = config.chunk_frames * (heads * E + N) if heads else 0  # each with all, and of all
+    block_parameters = (tac and tac + 7 * N + 1) + projected * (N + 1 + 2 * K) + (3 * heads + 1 if heads else 0)
     head_parameters = K * (norm + N * M + inner + M * config.mlp_layers) + outputs * M + outputs
     head_macs = rate * (K * (N * M + inner) + outputs * M)
     return [
         Cost("band_split", 2 * F * parts + F * parts * N + K * N, rate * F * parts * N),
         Cost(
             "band_sequence",
-            layers * (norm + lstm + lstm_biases + projection + N),
-            rate * layers * K * (lstm + projection),
+            layers * (norm + lstm + lstm_biases + projection + N) + config.num_blstm_layers * block_parameters,
+            rate * K * (layers * (lstm + projection) + config.num_blstm_layers * (tac + projected * N + tokens)),
         ),
         *(Cost(f"heads.{source}", head_parameters, head_macs) for source in config.sources),
     ]
@@ -203,6 +228,7 @@ def describe(config: Config) -> str:
     rows, bins = costs(config), config.bins()
     starts = " ".join(f"{start * config.sample_rate / config.n_fft:.0f}" for start, _ in bins)
     total = Cost("total", sum(row.parameters for row in rows), math.fsum(row.macs for row in rows))
+    channels = "kept together" if config.tac else "separated one by one, with the same weights"
     table = "\n".join(f"{row.module:<16}{row.parameters:>12,}{row.macs / 1e9:>12.3f}" for row in [*rows, total])
     return (
         f"sources         {', '.join(config.sources)}\n"
@@ -210,7 +236,7 @@ def describe(config: Config) -> str:
         f"{textwrap.fill(starts, 100, initial_indent=' ' * 16, subsequent_indent=' ' * 16)}\n"
         f"STFT            {config.n_fft} / {config.n_fft // OVERLAP} samples at {config.sample_rate} Hz\n"
         f"chunk           {config.chunk:g} s, {config.chunk_frames} frames: each output frame sees them all\n"
-        f"channels        separated one by one, with the same weights\n\n"
+        f"channels        {channels}\n\n"
         f"module            parameters      GMAC/s\n{table}\n\n"
         "GMAC/s: billions of multiply-accumulates per second of audio, for one channel"
     )

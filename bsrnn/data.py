@@ -368,8 +368,8 @@ class Mixes(Dataset):
     """Training samples mixed on the fly (Luo & Yu, section IV-A2).
 
     Sample i is a pure function of (seed, i): per source a song, one of its segments, a random crop, one channel, a
-    gain, and now and then silence; their sum is the mixture; all is divided by the largest peak. One channel, because
-    the model separates channels one by one.
+    gain, and now and then silence; their sum is the mixture; all is divided by the largest peak. One channel, where the
+    model separates channels one by one.
 
     Args:
         tracks: the songs.
@@ -378,18 +378,20 @@ class Mixes(Dataset):
         sample_rate: of the samples, in Hz.
         chunk: length of a sample in seconds.
         seed: of all draws.
+        together: keep all channels, of which the songs then have the same number.
         problems: gets a line for all that is wrong with the songs, which are read once; None raises them.
 
-    Each item is a mixture (1, L) and the targets (S, 1, L).
+    Each item is a mixture (C, L) and the targets (S, C, L).
     """
 
     def __init__(
         self, tracks: Sequence[Track], targets: Sequence[str], config: TrainingConfig, *, sample_rate: int,
-        chunk: float, seed: int, problems: list[str] | None = None,
+        chunk: float, seed: int, together: bool = False, problems: list[str] | None = None,
     ):  # fmt: skip
         check_sources(targets, tracks)
         self.targets, self.config, self.sample_rate = tuple(targets), config, sample_rate
-        self.chunk, self.seed = chunk, seed
+        self.chunk, self.seed, self.together = chunk, seed, together
+        self.channels = tracks[0].channels if together else 1
         self.factors = {}  # on the level of a song's stem
         self.segments, found = {source: [] for source in tracks[0].sources}, []
         heard, unread = defaultdict(set), set()
@@ -404,6 +406,8 @@ class Mixes(Dataset):
             if config.equal_levels and salient:
                 power = sum(signal[:, start:stop].square().mean() for start, stop in salient) / len(salient)
                 self.factors[track, source] = STEM_LEVEL / float(power) ** 0.5
+        odd = [track for track in tracks if together and track.channels != self.channels]
+        found += [f"{track.path}: has another number of channels than {tracks[0].path}: convert it" for track in odd]
         report(found + [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in targets
                         if source not in unread and (source not in heard or not self.segments[source])],
                problems)  # fmt: skip
@@ -459,12 +463,12 @@ class Mixes(Dataset):
     ) -> Tensor:
         length = round(self.chunk * self.sample_rate)
         if segment is None:
-            return torch.zeros(1, length)
+            return torch.zeros(self.channels, length)
         track, start, stop = segment
         rate = track.sample_rate * 2 ** (self.config.pitch * (2 * speed - 1) / 12)  # what the samples are taken to have
         frames = min(round(self.chunk * rate), stop - start)
         crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
-        crop = audio.resample(crop[int(side * len(crop))][None], rate, self.sample_rate)
+        crop = audio.resample(crop if self.together else crop[int(side * len(crop))][None], rate, self.sample_rate)
         crop = torch.nn.functional.pad(crop, (0, max(0, length - crop.shape[-1])))[:, :length]
         return crop * factor
 

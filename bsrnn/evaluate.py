@@ -295,12 +295,11 @@ def find_estimators(
 
 
 def _of_separator(separator: Separator, name: str) -> Estimator:
-    (model,) = separator.models
     return Estimator(
         name,
         separator.sources,
         lambda track, song: torch.stack(list(separator(song["mixture"], track.sample_rate).values())),
-        {"weights": checkpoint.digest(model), "hop": separator.hop, "bf16": separator.bf16},
+        {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16},
         is_model=True,
     )
 

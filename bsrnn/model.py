@@ -94,24 +94,93 @@ class ResidualRNN(nn.Module):
         self.linear = nn.Linear(2 * hidden_dim, feature_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.rnn(self.norm(x).flatten(1, 2))
+        y, _ = self.rnn(self.norm(x).flatten(1, -2))
         return x + self.linear(y).view(x.shape)
+
+
+class TAC(nn.Module):
+    """Transform, average, concatenate: what the channels have to tell each other, any number of them, plus the input.
+
+    Of every frame and band by itself, with one slope for all activations. Not in the paper; as in Magron, Serizel &
+    Douwes, arXiv 2603.09187.
+    """
+
+    def __init__(self, feature_dim: int):
+        super().__init__()
+        inside = 3 * feature_dim
+        self.transform = nn.Linear(feature_dim, inside)
+        self.average = nn.Linear(inside, inside)
+        self.concat = nn.Linear(2 * inside, feature_dim)
+        self.activation = nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C, N) -> (..., C, N)."""
+        own = self.activation(self.transform(x))
+        common = self.activation(self.average(own.mean(-2, keepdim=True)))
+        return x + self.activation(self.concat(torch.cat([own, common.expand_as(own)], -1)))
+
+
+class Projection(nn.Module):
+    """Linear -> PReLU -> norm over all features and bands of a frame, with a gain and bias for each of them."""
+
+    def __init__(self, num_bands: int, in_features: int, out_features: int, eps: float):
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+        self.activation = nn.PReLU()
+        self.norm = SequenceNorm(num_bands, 1, 1, out_features, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(K, T, B, in) -> (K, T, B, out)."""
+        return self.norm(self.activation(self.linear(x)).to(x.dtype))  # the norm in full precision, also under autocast
+
+
+class Attention(nn.Module):
+    """Multi-head attention along time, of every channel by itself, plus the input.
+
+    A token is a frame with all its bands; tokens have no positions, and each sees all. The heads have `dim` features of
+    queries and keys for each band, and share N as values. Not in the paper; as in arXiv 2603.09187.
+    """
+
+    def __init__(self, num_bands: int, feature_dim: int, heads: int, dim: int, eps: float):
+        super().__init__()
+        self.queries, self.keys, self.values = (
+            nn.ModuleList(Projection(num_bands, feature_dim, size, eps) for _ in range(heads))
+            for size in (dim, dim, feature_dim // heads)
+        )
+        self.output = Projection(num_bands, feature_dim, feature_dim, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(K, T, B, C, N) -> (K, T, B, C, N)."""
+        items = x.flatten(2, 3)
+        queries, keys, values = (
+            torch.stack([head(items) for head in heads]).permute(3, 0, 2, 1, 4).flatten(3)  # (B * C, heads, T, K * D)
+            for heads in (self.queries, self.keys, self.values)
+        )
+        tokens = nn.functional.scaled_dot_product_attention(queries, keys, values)
+        joint = tokens.unflatten(3, (len(x), -1)).permute(3, 2, 0, 1, 4).flatten(3)  # (K, T, B * C, N)
+        return x + self.output(joint).view(x.shape)
 
 
 class BandSequence(nn.Module):
     """Alternating RNNs along time, with weights shared by all bands, and along bands, shared by all frames (section
-    III-B); time comes first, as in the paper."""
+    III-B); time comes first, as in the paper. Where the configuration has them, TAC and attention follow in each block.
+    """
 
-    def __init__(self, feature_dim: int, hidden_dim: int, num_blstm_layers: int, eps: float):
+    def __init__(self, config: Config):
         super().__init__()
-        self.time = nn.ModuleList(ResidualRNN(feature_dim, hidden_dim, eps) for _ in range(num_blstm_layers))
-        self.band = nn.ModuleList(ResidualRNN(feature_dim, hidden_dim, eps) for _ in range(num_blstm_layers))
+        size, eps, heads = config.feature_dim, config.eps, config.attention_heads
+        blocks = range(config.num_blstm_layers)
+        self.time = nn.ModuleList(ResidualRNN(size, config.hidden_dim, eps) for _ in blocks)
+        self.band = nn.ModuleList(ResidualRNN(size, config.hidden_dim, eps) for _ in blocks)
+        self.tac = nn.ModuleList(TAC(size) if config.tac else nn.Identity() for _ in blocks)
+        sizes = (len(config.bins()), size, heads, config.attention_dim, eps)
+        self.attention = nn.ModuleList(Attention(*sizes) if heads else nn.Identity() for _ in blocks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(T, K, B, N) -> (T, K, B, N)."""
-        for time, band in zip(self.time, self.band, strict=True):
-            x = time(x)
-            x = band(x.transpose(0, 1)).transpose(0, 1)
+        """(T, K, B, C, N) -> (T, K, B, C, N)."""
+        for time, band, tac, attention in zip(self.time, self.band, self.tac, self.attention, strict=True):
+            x = band(time(x).transpose(0, 1))
+            x = attention(tac(x)).transpose(0, 1)
         return x
 
 
@@ -178,7 +247,7 @@ class BSRNN(nn.Module):
         self.config = config
         bins, size, eps = config.bins(), config.feature_dim, config.eps
         self.band_split = BandSplit(bins, size, eps)
-        self.band_sequence = BandSequence(size, config.hidden_dim, config.num_blstm_layers, eps)
+        self.band_sequence = BandSequence(config)
         self.heads = nn.Module()
         for source in config.sources:
             if hasattr(self.heads, source):
@@ -189,8 +258,8 @@ class BSRNN(nn.Module):
         """Estimate every source of a mixture.
 
         Args:
-            mixture: (B, C, F, T) complex; any number of frames. Channels are separated one by one, with the same
-                weights, as in the paper.
+            mixture: (B, C, F, T) complex; any number of channels and frames. Without TAC, channels are separated one by
+                one, with the same weights, as in the paper.
 
         Returns:
             (B, S, C, F, T) complex, sources in the order of `config.sources`: mask times mixture.
@@ -202,7 +271,8 @@ class BSRNN(nn.Module):
         flat = mixture.flatten(0, 1)
         if self.config.standardize:
             flat = standardize(flat)
-        features = self.band_sequence(self.band_split(flat))  # (T, K, B * C, N)
+        features = self.band_split(flat).unflatten(2, mixture.shape[:2])  # (T, K, B, C, N)
+        features = self.band_sequence(features).flatten(2, 3)
         masks = torch.stack([head(features) for head in self.heads.children()], 1)  # (B * C, S, F, T)
         return masks.unflatten(0, mixture.shape[:2]).transpose(1, 2)
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from bsrnn import audio, checkpoint
+from bsrnn import audio, checkpoint, pretrained
 from bsrnn.config import FORMATS, LOUDNESS
 from bsrnn.devices import autocast, by_item, has_bf16, torch_device
 from bsrnn.files import written_together
@@ -23,6 +24,7 @@ from bsrnn.spectral import istft, stft
 
 BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
+PASSAGE, FADE = 11, 1  # seconds that a chunk adds, and over which the one before fades out: as arXiv 2603.09187 does
 RESIDUAL = "residual"
 MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 
@@ -32,7 +34,7 @@ class Separator:
 
     Args:
         models: each source by one of them, on the device where the work is to be done.
-        hop: between the starts of chunks, in seconds; None is half a chunk.
+        hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
         bf16: compute matrix products in bfloat16.
 
     Raises:
@@ -52,20 +54,21 @@ class Separator:
         cls, *checkpoints: str | os.PathLike, sources: Sequence[str] | None = None, hop: float | None = None,
         device: str = "auto", bf16: bool | None = None,
     ) -> "Separator":  # fmt: skip
-        """Load models from folders or checkpoint files, see `checkpoint.load`.
+        """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name.
 
         Args:
-            checkpoints: at least one.
+            checkpoints: at least one; names as in `pretrained.ARCHIVES` are fetched on first use.
             sources: what to estimate of what they can; None is everything.
-            hop: between the starts of chunks, in seconds; None is half a chunk.
+            hop: between the starts of chunks, in seconds; None is what the class says.
             device: auto, cpu, cuda or cuda:1.
             bf16: compute matrix products in bfloat16; None does so where the device gains by it.
 
         Raises:
             FileNotFoundError, ValueError: a model cannot be loaded, or none estimates one of the sources.
+            OSError: a published one cannot be fetched.
         """
         target = torch_device(device)
-        models = [checkpoint.load(path) for path in checkpoints]
+        models = [checkpoint.load(folder) for path in checkpoints for folder in pretrained.folders(path)]
         if not models or (sources is not None and not sources):
             raise ValueError("at least one model and one source are needed")
         if sources is not None:
@@ -116,7 +119,7 @@ class Separator:
         end, and none of them if anything goes wrong before.
 
         Args:
-            song: audio file, see `audio.Recording`. Channels, as many as there are, are separated one by one.
+            song: audio file, see `audio.Recording`; of any number of channels.
             folder: made if missing.
             form: of the files, one of `config.FORMATS`.
             residual: also write what is left of the song after all estimated sources.
@@ -156,6 +159,18 @@ class Separator:
                     audio.write(target, _shown(blocks, recording, target.name, progress), recording, form)
                 shutil.rmtree(floats)
         return Written(tuple(targets.values()), peak, gain)
+
+    def expected_seconds(self, song: str | os.PathLike) -> float:
+        """About how long separating a file takes, as tried on a second of noise; 0 where its length is not known."""
+        recording, pace = audio.Recording.open(song), 0.0
+        for model in self.models:
+            size, step = _samples(model, self.hop)
+            for seconds in (0.1, 1):  # the first only warms up
+                started = time.perf_counter()
+                with autocast(_device(model), self.bf16):
+                    estimate(model, torch.randn(1, recording.channels, round(seconds * model.config.sample_rate)))
+            pace += (time.perf_counter() - started) * size / step
+        return pace * recording.length / recording.sample_rate
 
     def targets(self, folder: str | os.PathLike, form: str = "wav", residual: bool = False) -> dict[str, Path]:
         """The files that `separate_file` writes: source -> path."""
@@ -264,15 +279,16 @@ def separated(
 
     The song is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
     overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
-    blocks changes nothing. A constant offset stays: models learned from songs with theirs, and to remove even 0.0001
-    changes the published drums by -25 dB, for better or worse; 0.02 costs them 0.25 dB of uSDR, 0.3 costs 2 dB.
+    blocks changes nothing. With `config.fader` and no hop, the peak becomes 1, and chunks are those of `crossfade`. A
+    constant offset stays: models learned from songs with theirs, and to remove even 0.0001 changes the published drums
+    by -25 dB, for better or worse; 0.02 costs them 0.25 dB of uSDR, 0.3 costs 2 dB.
 
     Args:
         model: on whatever device the work is to be done.
         song: blocks (C, any length), at least one.
         sample_rate: in Hz.
         levels: of the whole song.
-        hop: between the starts of chunks, in seconds; None is half a chunk.
+        hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
 
     Yields:
         blocks (S, C, n) at `sample_rate`, together as long as `levels` says.
@@ -286,10 +302,16 @@ def separated(
     song = iter(song)
     first = next(song)
     channels = len(first)
-    normalized = audio.resampled((levels.gain * block for block in chain([first], song)), sample_rate, rate)
-    estimates = overlap_add(partial(estimate, model), normalized, size, step, batch)
+    faded = model.config.fader and hop is None
+    gain = 1 / levels.peak if faded and levels.peak > audio.SILENT else levels.gain
+    normalized = audio.resampled((gain * block for block in chain([first], song)), sample_rate, rate)
+    process = partial(estimate, model)
+    if faded:
+        estimates = crossfade(process, normalized, step, size - step)
+    else:
+        estimates = overlap_add(process, normalized, size, step, batch)
     left = levels.length
-    for block in audio.resampled((stems.flatten(0, 1) / levels.gain for stems in estimates), rate, sample_rate):
+    for block in audio.resampled((stems.flatten(0, 1) / gain for stems in estimates), rate, sample_rate):
         if n := min(left, block.shape[-1]):
             yield block[:, :n].unflatten(0, (sources, -1))
             left -= n
@@ -299,9 +321,9 @@ def separated(
 
 def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
     """Chunk and hop of a model in samples."""
-    size = round(model.config.chunk * model.config.sample_rate)
+    size, rate = round(model.config.chunk * model.config.sample_rate), model.config.sample_rate
     if hop is None:
-        return size, -(-size // 2)
+        return ((PASSAGE + FADE) * rate, PASSAGE * rate) if model.config.fader else (size, -(-size // 2))
     if not 1 / model.config.sample_rate <= hop <= model.config.chunk:
         raise ValueError(f"hop must be above 0 and at most the model's chunk of {model.config.chunk:g} s, not {hop} s")
     return size, min(size, round(hop * model.config.sample_rate))
@@ -313,22 +335,25 @@ def _device(model: BSRNN) -> torch.device:
 
 def estimate(model: BSRNN, chunks: Tensor) -> Tensor:
     """Separate chunks of a song: (B, C, L) -> (B, S, C, L), on the model's device and back."""
-    n_fft, length = model.config.n_fft, chunks.shape[-1]
+    config, length = model.config, chunks.shape[-1]
 
-    def of_channels(part):  # (b, L) -> (b, S, L)
+    def of_items(part):  # (b, c, L) -> (b, S, c, L)
         with torch.inference_mode():
-            return istft(model(stft(part[:, None], n_fft)), n_fft, length)[:, :, 0]
+            return istft(model(stft(part, config.n_fft, config.padding)), config.n_fft, length)
 
-    def attempt(channels):
+    def attempt(items):
         try:
-            return by_item(of_channels, channels).cpu()
+            return by_item(of_items, items).cpu()
         except torch.OutOfMemoryError:
-            if len(channels) == 1:
+            if len(items) == 1:
                 raise
         torch.cuda.empty_cache()
-        return torch.cat([attempt(part) for part in channels.split(-(-len(channels) // 2))])
+        return torch.cat([attempt(part) for part in items.split(-(-len(items) // 2))])
 
-    return attempt(chunks.flatten(0, 1).to(_device(model))).unflatten(0, chunks.shape[:2]).transpose(1, 2)
+    if config.tac:
+        return attempt(chunks.to(_device(model)))
+    channels = attempt(chunks.flatten(0, 1)[:, None].to(_device(model)))  # (B * C, S, 1, L)
+    return channels.squeeze(2).unflatten(0, chunks.shape[:2]).transpose(1, 2)
 
 
 def overlap_add(
@@ -373,3 +398,26 @@ def overlap_add(
             if -position < done:
                 yield (total[..., :done] / weight[:done])[..., max(0, -position) : length - position]
             sums, weights, pending, position = total[..., done:], weight[done:], pending[:, done:], position + done
+
+
+def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, fade: int) -> Iterator[Tensor]:
+    """Apply `process` to long chunks of a song, blocks (C, any length), that fade into each other linearly.
+
+    The first chunk is the first `size` samples; each next one begins `fade` before the end of the one before, and ends
+    `size` after it, or where the song does. `process` is as of `overlap_add`, and so are the blocks that are yielded.
+    """
+    rise = torch.linspace(0, 1, fade)
+    pending, wanted, tail = torch.zeros(0), size, None  # the song from the next chunk on, its length, what fades out
+
+    def faded_in(chunk):
+        result = process(chunk[None])[0]
+        return result if tail is None else torch.cat([result[..., :fade] * rise + tail, result[..., fade:]], -1)
+
+    for block in song:
+        pending = torch.cat([pending, block], -1) if pending.numel() else block
+        while pending.shape[-1] > wanted:  # a chunk that reaches the end does not fade out
+            result = faded_in(pending[:, :wanted])
+            yield result[..., :-fade]
+            tail, pending, wanted = result[..., -fade:] * (1 - rise), pending[:, wanted - fade :], size + fade
+    if pending.numel():
+        yield faded_in(pending)

@@ -10,30 +10,33 @@ from bsrnn.config import OVERLAP
 
 
 @cache
-def _transforms(n_fft: int, device: torch.device) -> tuple[Spectrogram, InverseSpectrogram]:
+def _transforms(n_fft: int, padding: str, device: torch.device) -> tuple[Spectrogram, InverseSpectrogram]:
     """Both ways, with torchaudio's default window, a periodic Hann window of `n_fft` samples."""
     with torch.inference_mode(False):  # a window that was made in inference could not serve training
-        # constant padding takes any length; reflection would need more than n_fft / 2 samples
-        forward = Spectrogram(n_fft, hop_length=n_fft // OVERLAP, power=None, pad_mode="constant")
+        forward = Spectrogram(n_fft, hop_length=n_fft // OVERLAP, power=None, pad_mode=padding)
         return forward.to(device), InverseSpectrogram(n_fft, hop_length=n_fft // OVERLAP).to(device)
 
 
-def stft(waveform: Tensor, n_fft: int) -> Tensor:
+def stft(waveform: Tensor, n_fft: int, padding: str = "constant") -> Tensor:
     """Short-time Fourier transform with a Hann window of `n_fft` samples and a hop of a quarter of it.
 
     Args:
         waveform: (..., L) real.
         n_fft: FFT size in samples.
+        padding: with zeros ("constant"), or by reflection ("reflect"), which takes more than `n_fft` / 2 samples:
+            shorter waveforms are padded with zeros.
 
     Returns:
         (..., F, T) complex, F = n_fft // 2 + 1, T = L // hop + 1.
     """
-    return _transforms(n_fft, waveform.device)[0](waveform.float())
+    if waveform.shape[-1] <= n_fft // 2:
+        padding = "constant"
+    return _transforms(n_fft, padding, waveform.device)[0](waveform.float())
 
 
 def istft(spectrogram: Tensor, n_fft: int, length: int) -> Tensor:
     """The inverse of `stft`: (..., F, T) complex to (..., length) real."""
-    return _transforms(n_fft, spectrogram.device)[1](spectrogram, length)
+    return _transforms(n_fft, "constant", spectrogram.device)[1](spectrogram, length)
 
 
 def standardize(spectrogram: Tensor, eps: float = 1e-8) -> Tensor:

@@ -123,7 +123,7 @@ def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) ->
     sources, problems = model.config.sources, []
     tracks = data.find_tracks(dataset, "train", config.portion, problems)
     validation = data.find_tracks(dataset, "validation", problems=problems)
-    samples = {"sample_rate": model.config.sample_rate, "chunk": model.config.chunk}
+    samples = {"sample_rate": model.config.sample_rate, "chunk": model.config.chunk, "together": model.config.tac}
     mixes = data.Mixes(tracks, sources, config, seed=seed, problems=problems, **samples) if tracks else None
     whole = data.WholeTracks(validation, sources, config.validation_seconds, problems) if validation else None
     data.report(problems)
@@ -273,11 +273,11 @@ class TrainingModule(lightning.LightningModule):
         self.started = time.monotonic()  # less what a training that goes on took before
 
     def training_step(self, batch, number):
-        mixture, targets = batch  # (B, 1, L), (B, S, 1, L)
-        n_fft = self.model.config.n_fft
-        estimates = self.model(stft(mixture, n_fft))
+        mixture, targets = batch  # (B, C, L), (B, S, C, L)
+        n_fft, padding = self.model.config.n_fft, self.model.config.padding
+        estimates = self.model(stft(mixture, n_fft, padding))
         waveforms = istft(estimates, n_fft, mixture.shape[-1])
-        loss = losses.multitask(losses.objective(estimates, stft(targets, n_fft), waveforms, targets))
+        loss = losses.multitask(losses.objective(estimates, stft(targets, n_fft, padding), waveforms, targets))
         self.step_losses.append(loss.detach())
         self.batches.append(number)
         self.log("step_loss", loss, prog_bar=True)
@@ -304,7 +304,7 @@ class TrainingModule(lightning.LightningModule):
         mixture, targets = mixture / peak, targets / peak
         config = self.model.config
         estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=config.chunk).values()))
-        spectrum, target = stft(estimates, config.n_fft), stft(targets, config.n_fft)
+        spectrum, target = (stft(signals, config.n_fft, config.padding) for signals in (estimates, targets))
         loss = losses.multitask(losses.objective(spectrum[None], target[None], estimates[None], targets[None]))
         self.tracks[name] = usdr(targets, estimates), loss
 

@@ -31,7 +31,8 @@ EXTRA_OPTIONS = [
     "--schema", "--hidden_dim", "--config", "--accumulate", "--ema", "--epoch_size", "--aligned", "--target_songs",
     "--equal_levels", "--salient", "--segment", "--gain_db", "--drop", "--peak_division", "--pitch", "--lr_decay",
     "--patience", "--validation_seconds", "--bf16", "--transfer", "--device", "--seed",
-    "--mlp_layers", "--bin_convention", "--standardize", "--eps",
+    "--mlp_layers", "--bin_convention", "--standardize", "--eps", "--padding", "--tac", "--attention_heads",
+    "--attention_dim", "--fader", "--init",
 ]  # fmt: skip
 
 
@@ -92,12 +93,12 @@ def test_train_has_the_options_of_the_paper_and_few_more(capsys):
 
 @pytest.mark.parametrize(("command", "expected"), [
     ([], ["--device", "--seed"]),
-    (["infer"], ["--checkpoint_fp", "--input", "--out", "--sources", "--residual", "--format", "--loudness", "--hop",
+    (["infer"], ["--checkpoint_fp", "--model", "--input", "--out", "--sources", "--residual", "--format", "--loudness", "--hop",
                  "--skip-existing", "--fp32", "--device"]),
     (["evaluate"], ["--checkpoint_fp", "--estimates", "--musdbhq_location", "--split", "--out", "--bsseval",
                     "--museval", "--save-audio", "--hop", "--bf16", "--device", "--sample_rate",
                     "--n_fft"]),
-    (["info"], []), (["demo-data"], []),
+    (["info"], []), (["models"], []), (["import"], ["--config"]), (["demo-data"], []),
 ])  # fmt: skip
 def test_help(command, expected, capsys):
     found, text = options(command, capsys)
@@ -107,7 +108,8 @@ def test_help(command, expected, capsys):
 
 def test_help_lists_the_commands(capsys):
     _, text = options([], capsys)
-    assert re.findall(r"^    (\S+)  ", text, re.MULTILINE) == ["train", "infer", "evaluate", "info", "demo-data"]
+    commands = ["train", "infer", "evaluate", "info", "models", "import", "demo-data"]
+    assert re.findall(r"^    (\S+)  ", text, re.MULTILINE) == commands
 
 
 def test_info(model, tmp_path, capsys):

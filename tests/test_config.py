@@ -12,12 +12,17 @@ from bsrnn.model import BSRNN
 # parameters, mono: section IV-A4 of the paper, and the authors' later code with its two hidden layers
 PAPER = {"paper-vocals": 25_648_264, "paper-other": 25_648_264, "paper-bass": 24_917_512, "paper-drums": 26_578_312,
          "authors-vocals": 36_417_160, "authors-other": 36_417_160, "authors-bass": 32_797_192,
-         "authors-drums": 41_024_392}  # fmt: skip
+         "authors-drums": 41_024_392,
+         # published with their weights: arXiv 2603.09187
+         "bsrnn-large-vocals": 36_417_160, "bsrnn-large-other": 36_417_160, "bsrnn-large-bass": 32_797_192,
+         "bsrnn-large-drums": 41_024_392, "obsrnn-vocals": 40_777_192, "obsrnn-other": 40_777_192,
+         "obsrnn-bass": 37_072_744, "obsrnn-drums": 45_491_944, "obsrnn-simo": 108_727_540}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_parameters_of_every_module(name):
-    model = BSRNN(named_config(name))
+    with torch.device("meta"):
+        model = BSRNN(named_config(name))
     for cost in costs(model.config):
         assert cost.parameters == sum(p.numel() for p in model.get_submodule(cost.module).parameters()), cost.module
     total = sum(p.numel() for p in model.parameters())
@@ -32,11 +37,22 @@ def test_parameters_of_the_rnns(name, convention):
     assert rnns.parameters == 20_554_752
 
 
-@pytest.mark.parametrize("change", [{}, {"schema": "drums", "mlp_layers": 2}, {"schema": "v3", "mlp_layers": 3}])
+def test_parameters_of_the_parts_that_are_shared():
+    with torch.device("meta"):
+        model = BSRNN(named_config("obsrnn-simo"))
+    parts = (model.band_split, model.band_sequence, model.band_sequence.tac, model.band_sequence.attention, model.heads)
+    counts = [sum(p.numel() for p in part.parameters()) for part in parts]
+    assert counts == [273_796, 25_037_664, 3_549_708, 933_204, 83_416_080]
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"schema": "drums", "mlp_layers": 2}, {"schema": "v3", "mlp_layers": 3},
+    {"tac": True, "attention_heads": 2, "attention_dim": 5, "chunk": 0.06},
+])  # fmt: skip
 def test_macs_are_those_of_the_matrix_products(change):
     sizes = {"n_fft": 1024, "feature_dim": 6, "hidden_dim": 5, "num_blstm_layers": 2, "mlp_dim": 7}
     config = Config(("a", "b"), **(sizes | change))
-    frames = 11
+    frames = config.chunk_frames if config.attention_heads else 11
     with FlopCounterMode(display=False) as counter, torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
         # without oneDNN the LSTM is made of products that can be counted
         PlainBSRNN(BSRNN(config))(torch.randn(1, 1, config.n_fft // 2 + 1, frames, dtype=torch.complex64))
