@@ -236,7 +236,7 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 
 def _audio_files(folder: Path, out: str) -> Iterator[Path]:
-    """The audio files in a folder and below, not in `out`, and the folders that may not be looked into: to be told of."""
+    """The audio files in a folder and below, but not in `out`, and the folders that may not be looked into, to be told."""
     locked = []
     for parent, folders, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) != out]
