@@ -17,7 +17,7 @@ RUN_NOTEBOOK = papermill --cwd . --no-progress-bar --log-level WARNING -p profil
 help:
 	@echo 'make install                                           the environment in .venv, which the others make as well'
 	@echo 'make reproduce [PROFILE=demo] [DATA=folder] [JOBS=n]   every experiment, table and figure of a profile'
-	@echo 'make open-set                                          the songs of the open profile, rendered to runs/open-set'
+	@echo 'make open-set                                          the songs of the open profile, rendered and sung to runs/open-set'
 	@echo 'make figures   [PROFILE=demo]                          the figures again, from the tables in results/'
 	@echo 'make test                                              all tests, the notebooks among them'
 	@echo 'make benchmark                                         speed and memory, beside a plain version of the model'
@@ -41,8 +41,9 @@ reproduce: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.top_pad=2
 reproduce: .venv/ready
 	snakemake --cores $(JOBS) --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)')
 
+# Debian packages it wants: fluidsynth musescore-general-soundfont-small fluid-soundfont-gm timgm6mb-soundfont
 open-set: .venv/ready
-	.venv/bin/uv pip install --quiet --python .venv/bin/python pretty_midi
+	.venv/bin/uv pip install --quiet --python .venv/bin/python pretty_midi pyworld
 	python open-set/build.py runs/open-set
 
 figures: .venv/ready
