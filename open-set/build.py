@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,8 +88,15 @@ def vocals(song: plan.ComposedSong, notes: tuple[score.Note, ...], frames: int) 
     return np.repeat(samples[:, None], 2, axis=1)
 
 
-def licence_text(song: plan.ComposedSong) -> str:
-    """What the stems of a composed song are made of, and which licences they carry."""
+def recorded(song: plan.RecordedSong) -> dict[str, np.ndarray]:
+    """The four stems (L, 2) of a recorded song, as they are."""
+    return {stem: soundfile.read(song.folder / f"{stem}.ogg", dtype="float32", always_2d=True)[0] for stem in STEMS}
+
+
+def licence_text(song: plan.ComposedSong | plan.RecordedSong) -> str:
+    """What the stems of a song are made of, and which licences they carry."""
+    if isinstance(song, plan.RecordedSong):
+        return f"all: {song.licence} ({song.name} of everythingisfree)\n"
     fonts, lines = soundfonts(song), []
     for stem in score.INSTRUMENT_STEMS:
         licence = plan.combined([song.licence, fonts[stem].licence])
@@ -100,35 +107,31 @@ def licence_text(song: plan.ComposedSong) -> str:
     return "\n".join(lines) + "\n"
 
 
-def build_composed(folder: Path, song: plan.ComposedSong, seconds: float) -> None:
-    """Make a composed song's folder."""
-    stems, notes = compose(song, seconds)
-    with mix.song_written(folder, stems) as partial_folder:
-        (partial_folder / "licence.txt").write_text(licence_text(song), encoding="utf-8")
-        with open(partial_folder / "melody.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["start", "end", "pitch"])
-            writer.writerows([f"{note.start:.3f}", f"{note.end:.3f}", f"{note.pitch:g}"] for note in notes)
-
-
-def build_recorded(folder: Path, song: plan.RecordedSong) -> None:
-    """Make a recorded song's folder."""
-    stems = {stem: soundfile.read(song.folder / f"{stem}.ogg", dtype="float32", always_2d=True)[0] for stem in STEMS}
-    with mix.song_written(folder, stems) as partial_folder:
-        (partial_folder / "licence.txt").write_text(f"all: {song.licence} ({song.name} of everythingisfree)\n")
-
-
-def build(out: Path, seconds: float, songs: list[plan.ComposedSong | plan.RecordedSong]) -> int:
-    """Make those of some songs that are not there; returns how many songs these are."""
+def build(out: Path, seconds: float, songs: list[plan.ComposedSong | plan.RecordedSong]) -> None:
+    """Make those of some songs that are not there as `licence_text` says."""
     for song in songs:
-        folder = out / song.place
-        if (folder / "mixture.wav").is_file():
+        folder, licence = out / song.place, licence_text(song)
+        if is_built(folder, licence):
             continue
-        if isinstance(song, plan.RecordedSong):
-            build_recorded(folder, song)
-        else:
-            build_composed(folder, song, seconds)
-    return len(songs)
+        stems, notes = compose(song, seconds) if isinstance(song, plan.ComposedSong) else (recorded(song), ())
+        with mix.song_written(folder, stems) as partial:
+            (partial / "licence.txt").write_text(licence, encoding="utf-8")
+            if notes:
+                write_melody(partial / "melody.csv", notes)
+
+
+def is_built(folder: Path, licence: str) -> bool:
+    """Whether a song is there, and made of what its licence says."""
+    file = folder / "licence.txt"
+    return (folder / "mixture.wav").is_file() and file.is_file() and file.read_text(encoding="utf-8") == licence
+
+
+def write_melody(file: Path, notes: tuple[score.Note, ...]) -> None:
+    """Write the notes that are sung, in seconds and MIDI notes."""
+    with open(file, "w", newline="", encoding="utf-8") as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["start", "end", "pitch"])
+        writer.writerows([f"{note.start:.3f}", f"{note.end:.3f}", f"{note.pitch:g}"] for note in notes)
 
 
 def by_singer(songs) -> list[list]:
@@ -137,6 +140,22 @@ def by_singer(songs) -> list[list]:
     for song in songs:
         groups[song.singer.name if isinstance(song, plan.ComposedSong) else song.name].append(song)
     return sorted(groups.values(), key=len, reverse=True)
+
+
+def build_all(out: Path, seconds: float, songs: list[plan.ComposedSong | plan.RecordedSong], jobs: int) -> None:
+    """Make songs in so many processes, with a progress bar."""
+    paths = {out / song.place: licence_text(song) for song in songs}
+    with ProcessPoolExecutor(jobs) as pool, tqdm(desc="building", total=len(songs), unit="song") as bar:
+        running = {pool.submit(build, out, seconds, group) for group in by_singer(songs)}
+        try:
+            while running:
+                done, running = wait(running, timeout=2)
+                for group in done:
+                    group.result()  # raises what went wrong
+                bar.update(sum(is_built(*song) for song in paths.items()) - bar.n)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def missing() -> str:
@@ -161,13 +180,7 @@ def main() -> int:
         return 2
     print("soundfonts:", ", ".join(font.name for font in render.SOUNDFONTS if font.installed))
     songs = [*plan.composed_songs(), *plan.recorded_songs()]
-    with (
-        ProcessPoolExecutor(args.jobs) as pool,
-        tqdm(desc="building", total=len(songs), unit="song", smoothing=0) as bar,
-    ):
-        groups = [pool.submit(build, args.out, args.seconds, group) for group in by_singer(songs)]
-        for done in as_completed(groups):
-            bar.update(done.result())
+    build_all(args.out, args.seconds, songs, args.jobs)
     held_out = sorted(song.name for song in songs if song.split == "validation")
     (args.out / VALIDATION).write_text("".join(f"{name}\n" for name in held_out))
     return 0

@@ -262,6 +262,19 @@ def built_song(tmp_path_factory):
     return song, folder, {name: soundfile.read(folder / f"{name}.wav")[0] for name in (*STEMS, "mixture")}
 
 
+def test_what_is_missing_is_said(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(build.shutil, "which", lambda program: None)
+    monkeypatch.setattr("sys.argv", ["build.py", str(tmp_path / "out")])
+    assert build.main() == 2
+    assert "apt-get install fluidsynth" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_songs_of_a_singer_are_made_together():
+    groups = build.by_singer([*SONGS, *plan.recorded_songs()])
+    assert sum(map(len, groups)) == len(SONGS) + 6 and [*map(len, groups)] == sorted(map(len, groups), reverse=True)
+    assert all(len({getattr(song, "singer", song) for song in group}) == 1 for group in groups)
+
+
 @built
 def test_a_built_song_has_four_stems(built_song):
     song, folder, sounds = built_song
