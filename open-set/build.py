@@ -56,7 +56,12 @@ def soundfonts(song: plan.ComposedSong) -> dict[str, render.Soundfont]:
 
 
 def compose(song: plan.ComposedSong, seconds: float) -> tuple[dict[str, np.ndarray], tuple[score.Note, ...]]:
-    """The four stems (L, 2) of a passage of a composed song, and the notes that are sung in it."""
+    """The four stems (L, 2) of a passage of a composed song, and the notes that are sung in it, timed from its start.
+
+    Args:
+        song: to be made.
+        seconds: of the passage; a shorter song is taken whole.
+    """
     import pretty_midi
 
     midi = pretty_midi.PrettyMIDI(str(song.midi))
@@ -75,7 +80,7 @@ def compose(song: plan.ComposedSong, seconds: float) -> tuple[dict[str, np.ndarr
         played = render.play(part, font, frames + round(before * RATE), song.draws(f"synthesizer {stem}"))
         stems[stem] = played[round(before * RATE) :]
     stems = {stem: mix.treated(stem, samples, song.draws(f"treatment {stem}")) for stem, samples in stems.items()}
-    return mix.balanced(stems, song.vocals_db, song.draws("balance")), notes
+    return mix.balanced(stems, song.vocals_db, song.draws("balance")), notes if song.voice == "sung" else ()
 
 
 def vocals(song: plan.ComposedSong, notes: tuple[score.Note, ...], frames: int) -> np.ndarray:
