@@ -21,6 +21,7 @@ BREATH = 0.25  # seconds
 REST = 0.08  # seconds between phrases
 BAR = 8.0  # seconds of which all phrases rest, now and then
 RESTING = 0.12  # share of these bars
+LEAST_SUNG = 0.4  # of a passage; where it would be less, no bar rests
 TIMING = 0.010  # seconds, the standard deviation of a note's start
 FEWEST_FRAMES = 12  # between two notes' starts
 SHORTEST_VOWEL = 6  # frames
@@ -100,16 +101,20 @@ def sing(notes: Sequence[Note], deck: Deck, centre: float, frames: int, rng: np.
         rng: draws the style and all that varies.
     """
     style, sung = Style.drawn(rng), np.zeros(frames)
-    resting = rng.random(int(frames / RATE / BAR) + 2) < RESTING
-    for phrase in phrases(notes):
-        if resting[int(phrase[0].start / BAR)]:
-            continue
+    for phrase in _without_rests(phrases(notes), frames / RATE, rng):
         start, samples = sing_phrase(phrase, deck, style, centre, rng)
         samples = samples[max(0, -start) :]
         start = max(0, start)
         samples = samples[: max(0, frames - start)]
         sung[start : start + len(samples)] += samples
     return with_top(sung)
+
+
+def _without_rests(parts: list[list[Note]], seconds: float, rng: np.random.Generator) -> list[list[Note]]:
+    """The phrases of a passage of so many seconds, but those of some bars, so that the voice rests now and then."""
+    resting = rng.random(int(seconds / BAR) + 2) < RESTING
+    kept = [part for part in parts if not resting[int(part[0].start / BAR)]]
+    return kept if sum(part[-1].end - part[0].start for part in kept) > LEAST_SUNG * seconds else parts
 
 
 def phrases(notes: Sequence[Note]) -> list[list[Note]]:
