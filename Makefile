@@ -20,7 +20,7 @@ help:
 	@echo 'make install                                           the environment in .venv, which the others make as well'
 	@echo 'make reproduce [PROFILE=demo] [DATA=folder] [JOBS=n] [SEEDS=0,1,2]   every experiment, table and figure of a profile, under runs/, and do the scores agree with those published?'
 	@echo 'make publish   [PROFILE=demo]                          what was reproduced, copied to results/ and figures/'
-	@echo 'make open-set                                          the songs of the open profile, rendered to runs/open-set'
+	@echo 'make open-set                                          the songs of the open profile, rendered and sung to runs/open-set'
 	@echo 'make figures   [PROFILE=demo]                          the figures and tables again, from the scores in results/'
 	@echo 'make test                                              all tests, the notebooks among them'
 	@echo 'make benchmark                                         speed and memory, beside a plain version of the model'
@@ -50,8 +50,9 @@ publish: .venv/ready
 	if [ -d results/$(PROFILE)/notebooks ]; then $(STRIP) results/$(PROFILE)/notebooks/*.ipynb; fi
 	$(MAKE) figures
 
+# Debian packages it wants: fluidsynth musescore-general-soundfont-small fluid-soundfont-gm timgm6mb-soundfont
 open-set: .venv/ready
-	.venv/bin/uv pip install --quiet --python .venv/bin/python pretty_midi
+	.venv/bin/uv pip install --quiet --python .venv/bin/python pretty_midi pyworld
 	python open-set/build.py runs/open-set
 
 figures: .venv/ready
