@@ -69,7 +69,6 @@ test: .venv/ready
 
 benchmark: .venv/ready
 	for script in benchmark hop memory loader metrics; do python benchmarks/$$script.py || exit 1; done
-	python -m study.results tables benchmark
 
 lab: .venv/ready
 	jupyter lab notebooks/00_quickstart.ipynb

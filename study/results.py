@@ -11,7 +11,7 @@ Where a function has a `folder`, it is "results" or "runs": in both, the same fi
 
     python -m study.results compare PROFILE   does what was rerun score what is published?
     python -m study.results publish PROFILE   copy what was rerun to results/ and figures/, and write its tables
-    python -m study.results tables PROFILE    write the tables of what is published, or those of the benchmark
+    python -m study.results tables PROFILE    write the tables of what is published
 """
 
 import json
@@ -138,11 +138,12 @@ def compare(profile: str) -> pd.DataFrame:
 def publish(profile: str) -> None:
     """Copy what was rerun of a profile to its results and figures, and write its tables. Of its executed notebooks
     those are copied that results/<profile>/notebooks holds."""
-    made, published, places = working(profile), results(profile), {"figures": figures(profile)}
+    made, published = working(profile), results(profile)
     temporary = shutil.ignore_patterns("*.settings.json", "*.svg", "*.ipynb")
     for part in ("runs", "scores", "checkpoints", "audio", "figures"):
         if (made / part).is_dir():
-            shutil.copytree(made / part, places.get(part, published / part), dirs_exist_ok=True, ignore=temporary)
+            to = figures(profile) if part == "figures" else published / part
+            shutil.copytree(made / part, to, dirs_exist_ok=True, ignore=temporary)
     for file in (published / "bands.csv", *(published / "notebooks").glob("*.ipynb")):
         if (made / file.relative_to(published)).is_file():
             shutil.copyfile(made / file.relative_to(published), file)
@@ -150,22 +151,17 @@ def publish(profile: str) -> None:
 
 
 def write_tables(profile: str) -> None:
-    """Write results/<profile>/README.md whole, and, of a study, the tables in it as CSV."""
-    folder = results(profile)
-    if profile == "benchmark":
-        text, sections = BENCHMARK, {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
-    else:
-        scores = load_scores(profile).query("split == 'test'")
-        cells, answers = statistics.gains(scores), statistics.comparisons(scores)
-        save_table(folder / "summary.csv", cells)
-        save_table(folder / "comparisons.csv", answers)
-        text = STUDY.format(profile=profile)
-        sections = {"What was run": coverage(profile), "Every cell": cells.drop(columns="split")}
-        for topic, rows in answers.drop(columns="split").groupby("topic"):
-            sections[f"Questions: {topic}"] = rows.drop(columns="topic").loc[:, (rows != "").any()]
+    """Write results/<profile>/README.md whole, and the tables in it as CSV."""
+    folder, scores = results(profile), load_scores(profile).query("split == 'test'")
+    cells, answers = statistics.gains(scores), statistics.comparisons(scores)
+    save_table(folder / "summary.csv", cells)
+    save_table(folder / "comparisons.csv", answers)
+    sections = {"What was run": coverage(profile), "Every cell": cells.drop(columns="split")}
+    for topic, rows in answers.drop(columns="split").groupby("topic"):
+        sections[f"Questions: {topic}"] = rows.drop(columns="topic").loc[:, (rows != "").any()]
     parts = [f"\n## {title}\n\n{markdown(table)}" for title, table in sections.items()]
     with files.written_whole(folder / "README.md") as partial:
-        partial.write_text(text + "".join(parts))
+        partial.write_text(STUDY.format(profile=profile) + "".join(parts))
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -175,11 +171,6 @@ def markdown(table: pd.DataFrame) -> str:
     lines = (" | ".join(row) for row in ([*table], ["---"] * len(table.columns), *text.itertuples(index=False)))
     return "".join(f"| {line} |\n" for line in lines)
 
-
-BENCHMARK = """# Speed and memory
-
-What `make benchmark` last measured, written by it; `notebooks/07_model_size.ipynb` explains the columns.
-"""
 
 STUDY = """# Results of the `{profile}` profile
 

@@ -122,12 +122,6 @@ def test_the_readme_of_a_profile_holds_its_tables(study):
     assert "| base | drums | drums | generic | 4.45 | 4.40 | 3 | 8 | 0.00 | 4.45 | base-generic-drums-{0,1,2} |" in text
     assert "| generic minus v7 | base | drums | drums | 4.45 | 2.45 | 2.00 |" in text and "nan" not in text
     assert "| multitask | drums+bass+other+vocals | drums+bass+other+vocals | 0 of 3 | 0 of 3 |" in text
-    save_rows(results.results("benchmark") / "cpu.csv", [{"model": "small", "ms": 1.234, "speedup": np.nan}])
-    results.write_tables("benchmark")
-    assert (
-        "## cpu\n\n| model | ms | speedup |\n| --- | --- | --- |\n| small | 1.23 |  |\n"
-        in (study / "results" / "benchmark" / "README.md").read_text()
-    )
 
 
 def test_a_rerun_that_agrees_and_one_that_does_not(study, capsys):
@@ -186,14 +180,6 @@ def test_the_published_tables_are_those_of_the_published_scores(profile, monkeyp
     for row in pd.read_csv(folder / "summary.csv").itertuples():
         cell = means.loc[row.split, row.experiment, row.learned, row.source, row.schema]
         assert cell.mean() == pytest.approx(row.uSDR, abs=1e-4) and len(cell) == row.runs
-
-
-def test_the_tables_of_the_benchmark_are_those_of_its_files(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "results" / "benchmark", tmp_path / "results" / "benchmark")
-    monkeypatch.setenv("BSRNN_ROOT", str(tmp_path))
-    results.write_tables("benchmark")
-    made = (tmp_path / "results" / "benchmark" / "README.md").read_text()
-    assert made == (ROOT / "results" / "benchmark" / "README.md").read_text()
 
 
 def figure():
