@@ -66,6 +66,12 @@ def load(path: str | os.PathLike) -> BSRNN:
 
 
 def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> BSRNN:
+    for name, value in weights.items():
+        plain = isinstance(value, Tensor) and value.device.type == "cpu" and value.layout == torch.strided
+        if not plain or not value.is_floating_point() or value.untyped_storage().nbytes() < value.nbytes:
+            raise ValueError(f"{file} is of another architecture: {name!r} is no plain tensor of real numbers")
+        if not value.isfinite().all():
+            raise ValueError(f"{file} is broken: {name!r} holds numbers that are not finite (NaN or infinity)")
     try:
         with torch.device("meta"):  # where sizes beyond all memory cost nothing
             BSRNN(config).load_state_dict(weights, assign=True)
@@ -117,6 +123,10 @@ def _folder_or_checkpoint(path: str | os.PathLike) -> Path:
 def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and weights in a file of torch.save: those that a training would keep, where it is a checkpoint."""
     try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:  # torch stores plainly; what is compressed may have no end
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise pickle.UnpicklingError
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f"{file} holds more than tensors, or is damaged: refused, nothing in it was run") from None

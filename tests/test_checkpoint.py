@@ -1,5 +1,6 @@
 import json
 import pickle
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -150,3 +151,35 @@ def test_a_digest_tells_weights_and_configurations_apart():
     model.heads.vocals.mask_bias.data[0, 0] += 1e-6
     assert checkpoint.digest(model) != before
     assert checkpoint.digest(model.band_split) == checkpoint.digest(model.with_heads(["bass"]).band_split)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x * torch.nan, "not finite"),
+        (lambda x: x.to(torch.complex64), "no plain tensor"),
+        (lambda x: x.long(), "no plain tensor"),
+        (lambda x: x.to_sparse(), "no plain tensor"),
+        (lambda x: x.to("meta"), "no plain tensor"),
+        (lambda x: x[:1, :1].clone().expand_as(x), "no plain tensor"),
+        (lambda x: "text", "no plain tensor"),
+    ],
+)
+def test_weights_are_plain_finite_tensors(tmp_path, change, message):
+    model = BSRNN(Config(n_fft=512, **SMALL))
+    weights = model.state_dict()
+    weights["band_split.norm_weight"] = change(weights["band_split.norm_weight"])
+    file = saved({"config": asdict(model.config), "state_dict": weights}, tmp_path)
+    with pytest.raises(ValueError, match=f"{message}|holds more than tensors") as error:
+        checkpoint.load(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_grows(tmp_path):
+    model = BSRNN(Config(n_fft=512, **SMALL))
+    file = saved({"config": asdict(model.config), "state_dict": model.state_dict()}, tmp_path)
+    with zipfile.ZipFile(file) as plain, zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small:
+        for entry in plain.infolist():
+            small.writestr(entry.filename, plain.read(entry))
+    with pytest.raises(ValueError, match="holds more than tensors, or is damaged"):
+        checkpoint.load(tmp_path / "small.pt")

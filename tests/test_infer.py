@@ -322,7 +322,7 @@ def test_a_broken_model_leaves_nothing(infer, tiny, model, tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
     code, _, err = infer(tmp_path / "a.wav")
     assert code == cli.EXIT_USER_ERROR
-    assert len(err) == 1 and "vocals: the estimate is not finite: its model is broken" in err[0]
+    assert len(err) == 1 and "is broken: 'heads.vocals.mask_bias' holds numbers that are not finite" in err[0]
     assert not (tmp_path / "out").exists()
 
 
