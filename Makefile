@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PROFILE ?= demo
 DATA ?=
+SEEDS ?=
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export BSRNN_ROOT := $(CURDIR)
@@ -10,15 +11,16 @@ unexport VIRTUAL_ENV
 # compiled modules are kept: a dozen kernels start here, each of which would compile torch anew
 unexport PYTHONDONTWRITEBYTECODE
 
-RUN_NOTEBOOK = papermill --cwd . --no-progress-bar --log-level WARNING -p profile $(PROFILE)
+STRIP = nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 
-.PHONY: install reproduce open-set test lab figures benchmark notebooks lock clean help
+.PHONY: install reproduce publish open-set test lab figures benchmark notebooks lock clean help
 
 help:
 	@echo 'make install                                           the environment in .venv, which the others make as well'
-	@echo 'make reproduce [PROFILE=demo] [DATA=folder] [JOBS=n]   every experiment, table and figure of a profile'
+	@echo 'make reproduce [PROFILE=demo] [DATA=folder] [JOBS=n]   every experiment, table and figure of a profile, under runs/, and do the scores agree with those published?'
+	@echo 'make publish   [PROFILE=demo]                          what was reproduced, copied to results/ and figures/'
 	@echo 'make open-set                                          the songs of the open profile, rendered to runs/open-set'
-	@echo 'make figures   [PROFILE=demo]                          the figures again, from the tables in results/'
+	@echo 'make figures   [PROFILE=demo]                          the figures and tables again, from the scores in results/'
 	@echo 'make test                                              all tests, the notebooks among them'
 	@echo 'make benchmark                                         speed and memory, beside a plain version of the model'
 	@echo 'make lab                                               JupyterLab'
@@ -39,23 +41,33 @@ install: .venv/ready
 # glibc: large pages, and freed memory kept for the next step of a training, which takes a fifth less time on a CPU
 reproduce: export GLIBC_TUNABLES = glibc.malloc.hugetlb=1:glibc.malloc.top_pad=2000000000:glibc.malloc.trim_threshold=40000000000:glibc.malloc.mmap_threshold=4000000000
 reproduce: .venv/ready
-	snakemake --cores $(JOBS) --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)')
+	snakemake --cores $(JOBS) --nolock --rerun-incomplete --rerun-triggers mtime --quiet rules --config profile=$(PROFILE) $(if $(DATA),data='$(DATA)') $(if $(SEEDS),seeds='[$(SEEDS)]')
+	python -m study.results compare $(PROFILE)
+
+publish: .venv/ready
+	python -m study.results publish $(PROFILE)
+	if [ -d results/$(PROFILE)/notebooks ]; then $(STRIP) results/$(PROFILE)/notebooks/*.ipynb; fi
+	$(MAKE) figures
 
 open-set: .venv/ready
 	.venv/bin/uv pip install --quiet --python .venv/bin/python pretty_midi
 	python open-set/build.py runs/open-set
 
 figures: .venv/ready
-	mkdir -p runs
-	$(RUN_NOTEBOOK) notebooks/01_band_schemas.ipynb runs/01_band_schemas.ipynb
-	$(RUN_NOTEBOOK) notebooks/05_usdr_comparison.ipynb runs/05_usdr_comparison.ipynb
-	$(RUN_NOTEBOOK) notebooks/07_model_size.ipynb runs/07_model_size.ipynb
+	rm -f runs/$(PROFILE)/figures/0[157]_*
+	mkdir -p runs/$(PROFILE)/figures figures/$(PROFILE)
+	for name in 01_band_schemas 05_usdr_comparison 07_model_size; do \
+		papermill --cwd . --no-progress-bar --log-level WARNING -p profile $(PROFILE) notebooks/$$name.ipynb runs/$(PROFILE)/figures/$$name.ipynb || exit 1; \
+	done
+	cp runs/$(PROFILE)/figures/0[157]_*.png figures/$(PROFILE)
+	python -m study.results tables $(PROFILE)
 
 test: .venv/ready
 	pytest
 
 benchmark: .venv/ready
 	for script in benchmark hop memory loader metrics; do python benchmarks/$$script.py || exit 1; done
+	python -m study.results tables benchmark
 
 lab: .venv/ready
 	jupyter lab notebooks/00_quickstart.ipynb
@@ -64,7 +76,7 @@ notebooks: .venv/ready
 	for notebook in notebooks/*.ipynb; do \
 		OMP_NUM_THREADS=1 papermill --cwd . --no-progress-bar --log-level WARNING $$notebook $$notebook || exit 1; \
 	done
-	nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution" notebooks/*.ipynb
+	$(STRIP) notebooks/*.ipynb
 
 lock: .venv/ready
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header \

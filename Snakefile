@@ -1,94 +1,67 @@
-# The experiment graph: data -> base, scratch, longer, multi-task per schema -> transfers -> comparison, listening.
+# The experiment graph: data -> trainings -> transfers of them -> listening -> comparison.
 #
-# A rule is one papermill call. Its output is the executed notebook under runs/, which a fresh clone does not have, so
-# everything is made anew there; tables, records and models go to results/. A killed run continues: finished notebooks
-# stay, and a training goes on from its last checkpoint.
+# A rule is one papermill call. Its output is the executed notebook; all that it writes lies under runs/<profile>/. A
+# killed run continues: finished notebooks stay, and a training goes on from its last checkpoint.
 
 import math
-import os
+import re
 
 import yaml
 
-from bsrnn import study
+from study import runs
 
 PROFILE = config["profile"]
-FILE = f"profiles/{PROFILE}.yaml"
-if not os.path.isfile(FILE):
-    known = ", ".join(sorted(name[:-5] for name in os.listdir("profiles") if name.endswith(".yaml")))
-    raise WorkflowError(f"no profile {PROFILE!r}: choose from {known}")
-with open(FILE) as stream:
-    SETTINGS = yaml.safe_load(stream)
+try:
+    SETTINGS, LISTED = runs.load(PROFILE, config.get("seeds"))
+except (FileNotFoundError, ValueError) as error:
+    raise WorkflowError(str(error))
+RUNS = {run.name: run for run in LISTED}
 DATASET = config.get("data") or SETTINGS["dataset"]
 if not DATASET:
     raise WorkflowError(f"the {PROFILE} profile needs a data set: make reproduce PROFILE={PROFILE} DATA=folder")
 
-GRID = SETTINGS["grid"]
-RUNS = study.grid(GRID)
-DONE = f"runs/{PROFILE}/notebooks"
+MADE = f"runs/{PROFILE}"
+DONE = f"{MADE}/notebooks"
 PAPERMILL = "papermill --cwd . --no-progress-bar --log-level ERROR"
-WITH_PROFILE = f"{PAPERMILL} -f {FILE} -p dataset '{DATASET}'"
-
-alone = f"{DONE}/{{experiment}}-{{schema}}-{{sources}}-{{seed}}.ipynb"
-on_a_base = f"{DONE}/{{experiment}}-{{schema}}-{{base}}-{{sources}}-{{seed}}.ipynb"
+LISTENED = [run for run in LISTED if run.experiment == "multitask" and run.seed == LISTED[0].seed]
+LISTENED = [run for run in LISTENED if run.sources == LISTENED[0].sources]  # one of each schema
 
 
-wildcard_constraints:
-    schema=r"[a-z0-9]+(-\d+-\d+)?",
-    sources=r"[^-/]+",
-    base=r"[^-/]+",
-    seed=r"\d+",
+def notebook(wildcards):
+    """The notebook that trains a run."""
+    run = RUNS[wildcards.run]
+    several = "04_multitask_learning" if len(run.sources) > 1 else "02_base_training"
+    return f"notebooks/{'03_transfer_learning' if run.base_run else several}.ipynb"
 
 
-def run_of(wildcards):
-    """The run that a notebook is to hold."""
-    base = wildcards.get("base", "")
-    return study.Run(
-        wildcards.experiment, wildcards.schema, tuple(wildcards.sources.split("+")), int(wildcards.seed),
-        tuple(base.split("+")) if base else (),
-    )
+def line(values):
+    """Parameters of a notebook in one line of YAML."""
+    return yaml.safe_dump(values, default_flow_style=True, sort_keys=False, width=math.inf).strip()
 
 
-def base_of(wildcards):
-    """The notebook in which the base of a transfer is trained."""
-    return f"{DONE}/{run_of(wildcards).base_run.name}.ipynb"
-
-
-def yaml_list(names):
-    return f"[{', '.join(names)}]"
-
-
-def sources(wildcards):
-    return yaml_list(run_of(wildcards).sources)
-
-
-def training(wildcards):
-    """How to train, in one line of YAML."""
-    settings = study.training(SETTINGS, run_of(wildcards))
-    return yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=math.inf).strip()
-
-
-# executed notebooks to read: those of the demo profile are in notebooks/
-FIRST = {run.experiment: run.name for run in reversed(RUNS) if run.schema == GRID["schemas"][-1]}
-READ = [FIRST["base"], FIRST["transfer"], FIRST["multitask"], "01_band_schemas", "05_usdr_comparison", "06_listening"]
+def parameters(wildcards):
+    """What a run's notebook is given."""
+    run = RUNS[wildcards.run]
+    values = {name: getattr(run, name) for name in ("experiment", "schema", "learned", "seed")}
+    values |= {"profile": PROFILE, "dataset": DATASET, "run": run.name, "sources": list(run.sources)}
+    values |= {"base_run": run.base_run, "folder": "runs"} if run.base_run else {}
+    return line(values | {"model_config": SETTINGS["model_config"], "training_config": run.training})
 
 
 rule all:
     input:
         f"{DONE}/01_band_schemas.ipynb",
         f"{DONE}/05_usdr_comparison.ipynb",
-        [f"results/{PROFILE}/notebooks/{name}.ipynb" for name in READ if PROFILE != "demo"],
 
 
 rule data:
     output:
-        touch(f"runs/{PROFILE}/data.ready"),
+        touch(f"{MADE}/data.ready"),
     params:
-        made=f"runs/{PROFILE}/baseline.csv",
-        scores=f"results/{PROFILE}/scores/baseline.csv",
+        scores=f"{MADE}/scores/baseline.csv",
         stft="--sample_rate {sample_rate} --n_fft {n_fft}".format(**SETTINGS["model_config"]),
     shell:
-        "bsrnn evaluate --musdbhq_location '{DATASET}' {params.stft} --out {params.made}"
-        " && mkdir -p $(dirname {params.scores}) && cp {params.made} {params.scores}"
+        "bsrnn evaluate --musdbhq_location {DATASET:q} {params.stft} --out {params.scores}"
 
 
 rule band_schemas:
@@ -98,89 +71,40 @@ rule band_schemas:
         "{PAPERMILL} -p profile {PROFILE} notebooks/01_band_schemas.ipynb {output}"
 
 
-rule single:
+rule train:
     input:
         rules.data.output,
+        lambda wildcards: [f"{DONE}/{base}.ipynb" for base in [RUNS[wildcards.run].base_run] if base],
     output:
-        alone,
+        f"{DONE}/{{run}}.ipynb",
     wildcard_constraints:
-        experiment="base|scratch|longer",
-        sources=r"[^-+/]+",
+        run="|".join(map(re.escape, RUNS)),
     params:
-        sources=sources,
-        training=training,
-    priority: 1
+        notebook=notebook,
+        values=parameters,
     shell:
-        "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"
-        " -y 'sources: {params.sources}' -y 'training_config: {params.training}'"
-        " notebooks/02_base_training.ipynb {output}"
-
-
-rule multitask:
-    input:
-        rules.data.output,
-    output:
-        alone,
-    wildcard_constraints:
-        experiment="multitask|longer",
-        sources=r"[^-/]+\+[^-/]+",
-    params:
-        sources=sources,
-        training=training,
-    priority: 2  # the longest first: no core idles at the end
-    shell:
-        "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"
-        " -y 'sources: {params.sources}' -y 'training_config: {params.training}'"
-        " notebooks/04_multitask_learning.ipynb {output}"
-
-
-rule transfer:
-    input:
-        base_of,
-    output:
-        on_a_base,
-    wildcard_constraints:
-        experiment="transfer|longer_transfer",
-    params:
-        base=lambda wildcards: yaml_list(run_of(wildcards).base),
-        sources=sources,
-        training=training,
-    shell:
-        "{WITH_PROFILE} -p experiment {wildcards.experiment} -p schema {wildcards.schema} -p seed {wildcards.seed}"
-        " -y 'base_sources: {params.base}' -y 'sources: {params.sources}' -y 'training_config: {params.training}'"
-        " notebooks/03_transfer_learning.ipynb {output}"
-
-
-rule comparison:
-    input:
-        [f"{DONE}/{run.name}.ipynb" for run in RUNS],
-        f"{DONE}/06_listening.ipynb",  # which leaves scores per band
-    output:
-        f"{DONE}/05_usdr_comparison.ipynb",
-    shell:
-        "{PAPERMILL} -p profile {PROFILE} notebooks/05_usdr_comparison.ipynb {output}"
+        "{PAPERMILL} -y {params.values:q} {params.notebook} {output}"
 
 
 rule listening:
     input:
-        expand(alone, experiment="multitask", schema=GRID["schemas"], sources=GRID["multitask"][0],
-               seed=GRID["seeds"][0]),
+        [f"{DONE}/{run.name}.ipynb" for run in LISTENED],
     output:
         f"{DONE}/06_listening.ipynb",
     params:
-        schemas=yaml_list(GRID["schemas"]),
-        seed=GRID["seeds"][0],
-        sources=yaml_list(GRID["multitask"][0].split("+")),
+        values=line(
+            {"profile": PROFILE, "dataset": DATASET, "folder": "runs", "schemas": [run.schema for run in LISTENED]}
+            | {"sources": list(LISTENED[0].sources), "seed": LISTENED[0].seed}
+        ),
     shell:
-        "{PAPERMILL} -p profile {PROFILE} -p dataset '{DATASET}' -p seed {params.seed}"
-        " -y 'schemas: {params.schemas}' -y 'sources: {params.sources}' notebooks/06_listening.ipynb {output}"
+        "{PAPERMILL} -y {params.values:q} notebooks/06_listening.ipynb {output}"
 
 
-rule published:
+rule comparison:
     input:
-        f"{DONE}/{{name}}.ipynb",
+        [f"{DONE}/{run}.ipynb" for run in RUNS],
+        rules.listening.output,  # which leaves scores per band
     output:
-        f"results/{PROFILE}/notebooks/{{name}}.ipynb",
+        f"{DONE}/05_usdr_comparison.ipynb",
     shell:
-        "nbstripout --textconv --keep-output --keep-count"
-        " --extra-keys 'metadata.papermill cell.metadata.papermill cell.metadata.execution' {input} > {output}"
+        "{PAPERMILL} -p profile {PROFILE} -p folder runs notebooks/05_usdr_comparison.ipynb {output}"

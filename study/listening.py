@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bsrnn import checkpoint, plots
+from bsrnn import checkpoint
+from study import figures
 from bsrnn.data import Track
 from bsrnn.metrics import error_per_second, usdr
 from bsrnn.separate import separate
@@ -61,8 +62,8 @@ class Listening:
                 self.source.options = sources
                 self.source.value = chosen if chosen in sources else sources[0]
                 errors = self.errors()
-                seconds = [(f"{plots.clock(second)}, error {errors[second]:.1f} dB", second)
-                           for second in plots.worst_seconds(errors, self.worst)]  # fmt: skip
+                seconds = [(f"{figures.clock(second)}, error {errors[second]:.1f} dB", second)
+                           for second in figures.worst_seconds(errors, self.worst)]  # fmt: skip
                 self.second.options = [*seconds, ("the whole song", WHOLE)]
                 self.second.index = 0
             self.view.value = self._html()
@@ -89,12 +90,12 @@ class Listening:
     def _html(self) -> str:
         track, source = self.tracks[self.track.value], self.source.value
         title = f"{source} of {track.name} by {self.model.value}: uSDR {usdr(*self._pair()):.2f} dB"
-        picture = plots.error_over_time({source: self.errors()}, self.worst)._repr_png_()
+        picture = figures.error_over_time({source: self.errors()}, self.worst)._repr_png_()
         place = ("" if self.second.value == WHOLE else "Around ") + self.second.label
         parts = [f"<p><b>{title}</b></p>", '<img style="max-width: 100%" src="data:image/png;base64,',
                  f'{base64.b64encode(picture).decode()}"><p>{place}:</p>']  # fmt: skip
         for name, sound in self.heard().items():
-            parts.append(f"<p>{name}<br>{plots.player(sound.numpy(), track.sample_rate)._repr_html_()}</p>")
+            parts.append(f"<p>{name}<br>{figures.player(sound.numpy(), track.sample_rate)._repr_html_()}</p>")
         return "".join(parts)
 
     def _ipython_display_(self) -> None:

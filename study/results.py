@@ -1,241 +1,193 @@
-"""What experiments leave behind: where it lies, what it says, and how it is written whole or not at all.
+"""What experiments leave behind: where it lies, what it says, how it is published, and whether a rerun agrees.
 
-    profiles/<profile>.yaml           the parameters of every experiment
-    results/<profile>/runs/           one JSON per run
-    results/<profile>/scores/         one tidy CSV of scores per run
-    results/<profile>/checkpoints/    one model per run
-    figures/<profile>/                PNG and SVG
-    runs/                             everything large or temporary; not in git
+    runs/<profile>/                    what trainings and notebooks write; not in git, and of it published:
+    results/<profile>/runs/<run>.json      what a run is, its settings, its history and its mean scores
+    results/<profile>/scores/<run>.csv     its scores, a row per track, source and metric
+    results/<profile>/checkpoints/<run>/   its model
+    results/<profile>/README.md            all tables, beside the same as CSV
+    figures/<profile>/                     PNG
+
+Where a function has a `folder`, it is "results" or "runs": in both, the same files have the same places.
+
+    python -m study.results compare PROFILE   does what was rerun score what is published?
+    python -m study.results publish PROFILE   copy what was rerun to results/ and figures/, and write its tables
+    python -m study.results tables PROFILE    write the tables of what is published, or those of the benchmark
 """
 
 import json
 import math
-import os
-import platform
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import contextmanager, suppress
-from importlib.metadata import version
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
 
-SCORE_COLUMNS = (
-    "run", "experiment", "schema", "base_source", "source", "split", "track", "metric", "value", "seed",
-)  # fmt: skip
-LIBRARIES = ("torch", "lightning", "numpy", "pandas", "soundfile", "soxr", "librosa", "musdb", "museval")
+from bsrnn import files
+from study import runs, statistics
+
+IDENTITY = ("experiment", "schema", "learned", "base_run", "seed")  # what a run is
+BASELINE = dict.fromkeys(IDENTITY, "") | {"experiment": "baseline", "seed": 0}
+NUMBERED = ("01_band_schemas", "05_usdr_comparison", "06_listening")
+SPREADS = 2  # standard deviations over seeds within which a rerun agrees
 
 
-def root() -> Path:
-    """The folder of the repository: $BSRNN_ROOT, else the nearest folder from here upwards that holds `profiles/`."""
-    if folder := os.environ.get("BSRNN_ROOT"):
-        return Path(folder).resolve()
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "profiles").is_dir()), here)
-
-
-def results(profile: str) -> Path:
-    """The folder of a profile's tables, run records and small checkpoints."""
-    return root() / "results" / profile
+def results(profile: str, folder: str = "results") -> Path:
+    """The folder of a profile's tables, run records and models."""
+    return files.root() / folder / profile
 
 
 def figures(profile: str) -> Path:
-    """The folder of a profile's figures."""
-    return root() / "figures" / profile
+    """The folder of a profile's published figures."""
+    return files.root() / "figures" / profile
 
 
-def working(profile: str, run: str) -> Path:
-    """The folder in which a run trains; what is worth keeping is copied from it by `publish`."""
-    return root() / "runs" / profile / run
+def working(profile: str, run: str = "") -> Path:
+    """The folder in which notebooks write, and trainings in that of their run."""
+    return results(profile, "runs") / run
 
 
-def checkpoint(profile: str, run: str) -> Path:
-    """The folder of a run's model, for `BSRNN.from_pretrained`."""
-    return results(profile) / "checkpoints" / run
-
-
-def run_name(experiment: str, schema: str, sources: Iterable[str], seed: int, base: str | None = None) -> str:
-    """The name of one cell of the study, such as base-generic-drums-0 or transfer-v7-drums-bass-0.
-
-    Args:
-        experiment: base, scratch, longer, multitask, transfer or longer_transfer.
-        schema: name of the band schema.
-        sources: what the run learns to estimate.
-        seed: of the run.
-        base: for a transfer, the sources of the base joined by "+".
-    """
-    return "-".join(part for part in (experiment, schema, base, "+".join(sources), str(seed)) if part)
-
-
-@contextmanager
-def written_whole(path: Path):
-    """Yields a path to write to, of the same name; at the end the file appears at `path`, or not at all."""
-    with written_together(path.parent) as folder:
-        yield folder / path.name
-
-
-@contextmanager
-def written_together(folder: Path):
-    """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
-    goes wrong before, nothing appears.
-
-    Raises:
-        OSError: nothing can be written to the folder, or a folder is in a file's place.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".partial-")
-        except (FileExistsError, NotADirectoryError):
-            raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
-        except OSError as error:
-            raise OSError(f"{folder}: cannot be written to ({error.strerror})") from None
-        with temporary as partial:
-            yield Path(partial)
-            files = sorted(Path(partial).iterdir())
-            for file in files:
-                if (folder / file.name).is_dir():
-                    raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
-            for file in files:
-                os.replace(file, folder / file.name)
-    except BaseException:
-        for path in made:
-            with suppress(OSError):  # not empty, or not there
-                path.rmdir()
-        raise
-
-
-def save_json(path: Path, content: Mapping) -> Path:
-    """Write a mapping as indented JSON."""
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    return path
+def checkpoint(profile: str, run: str, folder: str = "results") -> Path:
+    """The folder of a run's model, for `checkpoint.load`."""
+    return results(profile, folder) / "checkpoints" / run
 
 
 def save_table(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table as CSV, numbers rounded to 4 decimals so that a rerun on another day gives the same file."""
-    with written_whole(path) as partial:
-        table.to_csv(partial, index=False, float_format="%.4f", lineterminator="\n")
-    return path
+    """Write a table as CSV, see `files.save_rows`."""
+    return files.save_rows(path, table.to_dict("records"))
 
 
-def save_scores(profile: str, run: str, scores: pd.DataFrame) -> Path:
-    """Write a run's score rows to results/<profile>/scores/<run>.csv."""
-    return save_table(results(profile) / "scores" / f"{run}.csv", scores[list(SCORE_COLUMNS)])
+def save_figure(figure, profile: str, name: str) -> Path:
+    """Write a matplotlib figure to runs/<profile>/figures/<name>.png and .svg, without dates, so that only a change of
+    the picture changes the files. Returns the path of the PNG."""
+    folder = working(profile) / "figures"
+    with (
+        matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}),
+        files.written_together(folder) as partial,
+    ):
+        figure.savefig(partial / f"{name}.svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+        figure.savefig(partial / f"{name}.png", metadata={"Software": None}, dpi=150, bbox_inches="tight")
+    return folder / f"{name}.png"
 
 
-def load_scores(profile: str) -> pd.DataFrame:
-    """All score rows of a profile, one row per run, track, source and metric."""
-    folder = results(profile) / "scores"
-    files = sorted(folder.glob("*.csv"))
-    if not files:
-        raise FileNotFoundError(f"no scores in results/{profile}/scores: run `make reproduce PROFILE={profile}` first")
-    return pd.concat(map(read_scores, files), ignore_index=True)
-
-
-def read_scores(file: Path) -> pd.DataFrame:
-    """The score rows in a file."""
-    text = dict.fromkeys(("run", "experiment", "schema", "base_source", "source", "split", "track", "metric"), str)
-    return pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": ["", "nan"]})
-
-
-def load_runs(profile: str) -> pd.DataFrame:
-    """The run records of a profile, a row each: run, experiment, base_source, source (all of the run's, joined by "+"),
-    schema, seed, parameters, all other settings of model and training, and `history`, a mapping per epoch."""
-    rows = []
-    for file in sorted((results(profile) / "runs").glob("*.json")):
-        record = json.loads(file.read_text())
-        base = record.get("base", "").rsplit("-", 2)  # see run_name
-        rows.append({
-            **record["model"], **record["training"], "base_source": base[-2] if len(base) > 2 else "",
-            "source": "+".join(record["model"]["sources"]),
-            **{name: record[name] for name in ("run", "experiment", "seed", "parameters", "history")},
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def publish(folder: Path, profile: str, scores: pd.DataFrame) -> None:
-    """Copy a run's model and record from its working folder to the profile's results, and write its scores beside them.
+def save_run(profile: str, run: str, rows: Sequence[Mapping]) -> None:
+    """Write the scores of a run that was trained in `working`, its record with their means, and its model with a card,
+    to runs/<profile>/, from where `publish` takes them.
 
     Args:
-        folder: of the run, as `train.fit` left it; its name is the run's.
-        profile: whose results they are.
-        scores: rows of `evaluate.evaluate`.
+        profile, run: which.
+        rows: of `evaluate.evaluate`.
     """
-    record = json.loads((folder / "record.json").read_text())
-    means = scores.groupby(["split", "metric", "source"])["value"].mean().round(4)
-    scored = {f"{split} {metric} {source}": value for (split, metric, source), value in means.items()
-              if math.isfinite(value)}  # fmt: skip
-    save_json(results(profile) / "runs" / f"{folder.name}.json", {**record, "profile": profile, "scores": scored})
-    save_scores(profile, folder.name, scores)
-    with written_together(checkpoint(profile, folder.name)) as partial:
-        shutil.copytree(folder / "model", partial, dirs_exist_ok=True)
-        (partial / "README.md").write_text(model_card(record, profile, scores))
+    folder = working(profile)
+    record = json.loads((folder / run / "record.json").read_text())
+    means = pd.DataFrame(rows).groupby(["split", "metric", "source"])["value"].mean().round(4)
+    known = {" ".join(key): value for key, value in means.items() if math.isfinite(value)}
+    files.save_json(folder / "runs" / f"{run}.json", {**record, "profile": profile, "scores": known})
+    files.save_rows(folder / "scores" / f"{run}.csv", rows)
+    with files.written_together(checkpoint(profile, run, "runs")) as partial:
+        shutil.copytree(folder / run / "model", partial, dirs_exist_ok=True)
+        (partial / "README.md").write_text(model_card(record, profile, pd.DataFrame(rows)))
 
 
-def model_card(record: Mapping, profile: str, scores: pd.DataFrame) -> str:
-    """What a user of a run's model should know, as on the Hugging Face hub: data, budget, scores, licence.
+def load_scores(profile: str, folder: str = "results") -> pd.DataFrame:
+    """All score rows of a profile: `evaluate.COLUMNS`, and what the run is that they are of, see `IDENTITY`; those of
+    baselines are of the experiment "baseline"."""
+    tables = []
+    for file in sorted((results(profile, folder) / "scores").glob("*.csv")):
+        table = pd.read_csv(file, dtype={"track": str}, keep_default_na=False, na_values={"value": [""]})
+        record = _record(profile, folder, file.stem) if file.stem != "baseline" else BASELINE
+        tables.append(table.assign(**{name: record[name] for name in IDENTITY}))
+    if not tables:
+        raise FileNotFoundError(f"no scores in {folder}/{profile}/scores: run `make reproduce PROFILE={profile}` first")
+    return pd.concat(tables, ignore_index=True)
 
-    Args:
-        record: of the run.
-        profile: whose run it is.
-        scores: rows of `evaluate.evaluate`; scores are means over tracks in dB.
+
+def load_runs(profile: str, folder: str = "results") -> pd.DataFrame:
+    """The run records of a profile, a row each: `run`, what it is (see `IDENTITY`), `source` (all of the run's, joined
+    by "+"), `parameters`, all other settings of model and training, and `history`, a mapping per epoch."""
+    names = sorted(file.stem for file in (results(profile, folder) / "runs").glob("*.json"))
+    records = [_record(profile, folder, name) for name in names]
+    return pd.DataFrame([record["model"] | record["training"] | record for record in records])
+
+
+def _record(profile: str, folder: str, run: str) -> dict:
+    record = json.loads((results(profile, folder) / "runs" / f"{run}.json").read_text())
+    return record | {"schema": record["model"]["schema"], "source": "+".join(record["model"]["sources"])}
+
+
+def coverage(profile: str) -> pd.DataFrame:
+    """How much of a profile's runs has published scores: a row per cell, a column per schema that says of how many
+    seeds, such as "2 of 3", empty where the profile has no such cell."""
+    columns, done = ["experiment", "learned", "source", "schema"], results(profile) / "scores"
+    rows = [(run.experiment, run.learned, "+".join(run.sources), run.schema, (done / f"{run.name}.csv").is_file())
+            for run in runs.load(profile)[1]]  # fmt: skip
+    seeds = pd.DataFrame(rows, columns=[*columns, "done"]).groupby(columns, sort=False)["done"].agg(["sum", "size"])
+    counts = seeds["sum"].astype(str) + " of " + seeds["size"].astype(str)
+    return counts.unstack(fill_value="", sort=False).rename_axis(columns=None).reset_index()
+
+
+def compare(profile: str) -> pd.DataFrame:
+    """The uSDR of every cell that was rerun beside what is published of the same run.
+
+    Returns:
+        columns cell (source of a run), published, reproduced and difference in dB, `allowed`, two standard deviations
+        over the published seeds of the cell, and the verdict: agrees or differs, or "one seed" where none can be told.
     """
-    model, training, history = record["model"], record["training"], record["history"]
-    batch = training["batch_size"] * training["accumulate"] * record["processes"]
-    steps = history[-1]["step"]
-    hours = steps * batch * model["chunk"] / 3600
-    kept = max(history, key=lambda row: -math.inf if row["validation_usdr"] is None else row["validation_usdr"])
-    table = scores.groupby(["split", "source", "metric"])["value"].agg(["mean", "count"]).unstack()
-    order = ["uSDR", *table["mean"].columns.drop("uSDR")]
-    table = table["mean"][order].assign(tracks=table["count", "uSDR"].astype(int)).reset_index()
-    base = f", on the frozen extractor of {record['base']}" if "base" in record else ""
-    return f"""---
-license: mit
-tags: [music-source-separation, band-split-rnn]
----
-
-# {record["run"]}
-
-A band-split RNN that estimates {", ".join(model["sources"])} of a song: {record["parameters"]:,} parameters,
-{record["bands"]} bands ({model["schema"]}), {model["sample_rate"]:,} Hz. A run of the `{profile}` profile of Refined
-BSRNN{base}.
-
-```python
-from bsrnn import audio
-from bsrnn.separate import Separator
-
-separator = Separator.from_pretrained("results/{profile}/checkpoints/{record["run"]}")
-stems = separator(*audio.read("song.wav"))  # source -> (channels, samples)
-```
-
-- Data: {record["songs"]["train"]} songs for training and {record["songs"]["validation"]} for validation, fingerprint
-  `{record["data"]}`; the section *Data* of the repository's README says what they are and under which licences.
-- Budget: {steps:,} steps of {batch} chunks of {model["chunk"]:g} s, {hours:.1f} hours of mixtures,
-  seed {record["seed"]}; {record["seconds"] / 60:.1f} minutes on {record["hardware"]} (threads: {record["threads"]}).
-- Kept: epoch {kept["epoch"] + 1} of {len(history)}, the best in validation.
-- Licence: MIT for code and weights; the songs have licences of their own.
-
-Scores in dB, means over the songs in which the source sounds; silence has a uSDR of 0:
-
-{markdown(table)}"""
+    tables = []
+    for folder in ("results", "runs"):
+        scores = load_scores(profile, folder).query("metric == 'uSDR' and experiment != 'baseline'")
+        tables.append(scores.groupby([*statistics.CELL, "run"])["value"].mean())
+    table = pd.DataFrame(dict(zip(("published", "reproduced"), tables, strict=True)))
+    table["difference"] = table["reproduced"] - table["published"]
+    table["allowed"] = SPREADS * table.groupby(list(statistics.CELL))["published"].transform("std")
+    table["verdict"] = (table["difference"].abs() <= table["allowed"]).map({True: "agrees", False: "differs"})
+    table.loc[table["allowed"].isna() | table["published"].isna(), "verdict"] = "one seed"
+    table = table.dropna(subset="reproduced").reset_index()
+    table.insert(0, "cell", table["source"] + " of " + table["run"])
+    return table.drop(columns=[*statistics.CELL, "run"])
 
 
-def readme_table(name: str, table: pd.DataFrame) -> None:
-    """Put a table, as Markdown, between `<!-- name -->` and `<!-- /name -->` in README.md, where it has such marks."""
-    file = root() / "README.md"
-    before, mark, rest = (file.read_text() if file.is_file() else "").partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- /{name} -->")
-    if end:
-        with written_whole(file) as partial:
-            partial.write_text(f"{before}{mark}{markdown(table)}{end}{after}")
+def publish(profile: str) -> None:
+    """Copy what was rerun of a profile to its results and figures, and write its tables."""
+    made, published = working(profile), results(profile)
+    settings, listed = runs.load(profile)
+    for part in ("runs", "scores", "checkpoints", "audio", "figures"):
+        to, ignored = figures(profile) if part == "figures" else published / part, ("*.settings.json", "*.svg")
+        if (made / part).is_dir():
+            shutil.copytree(made / part, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*ignored))
+    # the executed notebooks of the demo are those in notebooks/
+    first = {run.experiment: run.name for run in reversed(listed) if run.schema == settings["schemas"][-1]}
+    read = [f"notebooks/{name}.ipynb" for name in (first["base"], first["multitask"], first["transfer"], *NUMBERED)]
+    for name in ["bands.csv", *(read if profile != "demo" else ())]:
+        if (made / name).is_file():
+            (published / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(made / name, published / name)
+    write_tables(profile)
+
+
+def write_tables(profile: str) -> None:
+    """Write results/<profile>/README.md whole, and, of a study, the tables in it as CSV."""
+    folder = results(profile)
+    if profile == "benchmark":
+        text, sections = BENCHMARK, {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
+    else:
+        scores = load_scores(profile).query("split == 'test'")
+        cells, answers = statistics.gains(scores), statistics.comparisons(scores)
+        save_table(folder / "summary.csv", cells)
+        save_table(folder / "comparisons.csv", answers)
+        text = STUDY.format(profile=profile)
+        sections = {"What was run": coverage(profile), "Every cell": cells.drop(columns="split")}
+        for topic, rows in answers.drop(columns="split").groupby("topic"):
+            sections[f"Questions: {topic}"] = rows.drop(columns="topic").loc[:, (rows != "").any()]
+    text += "".join(f"\n## {title}\n\n{markdown(table)}" for title, table in sections.items())
+    with files.written_whole(folder / "README.md") as partial:
+        partial.write_text(text)
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, numbers with two decimals, those that are not (NaN) empty."""
+
     def cell(value):
         # as many decimals as `save_table` keeps, first: the table and its file then round alike
         if isinstance(value, float):
@@ -246,41 +198,88 @@ def markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(cell(value) for value in row)} |\n" for row in rows)
 
 
-def save_figure(figure, profile: str, name: str) -> Path:
-    """Write a matplotlib figure to figures/<profile>/<name>.png and .svg, without dates, so that only a change of
-    the picture changes the files. Returns the path of the PNG."""
-    import matplotlib
+BENCHMARK = """# Speed and memory
 
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        for suffix, metadata in ((".svg", {"Date": None, "Creator": None}), (".png", {"Software": None})):
-            with written_whole(figures(profile) / f"{name}{suffix}") as partial:
-                figure.savefig(partial, metadata=metadata, dpi=150, bbox_inches="tight")
-    return figures(profile) / f"{name}.png"
+What `make benchmark` last measured, written by it; `notebooks/07_model_size.ipynb` explains the columns.
+"""
+
+STUDY = """# Results of the `{profile}` profile
+
+Written by `python -m study.results tables {profile}` from `scores/` and `runs/`. All scores are of test songs, in dB.
+
+*What was run* counts the seeds with scores, by band schema, of those that `profiles/{profile}.yaml` lists. *Every cell*
+has the mean over songs, then over seeds; *trivial* is the better of mixture and silence, *gain* what a model has over
+it, and oracles know the sources: IRM is the ideal ratio mask, STFT what any complex mask could reach. `learned` are the
+sources that the extractor was trained on; `run` names the runs as a shell would, whose records are `runs/<run>.json`.
+
+*Questions* compare cells song by song: *first* and *second* are the means of the two sides, then their difference with
+its 95% interval (bootstrap over songs and runs), the rank-biserial correlation, and p of Wilcoxon's signed-rank test
+after Holm's correction within the topic. *better* names a side only where interval and test agree, and each side has
+three runs or more.
+"""
+
+CARD = """---
+license: mit
+tags: [music-source-separation, band-split-rnn]
+---
+
+# {run}
+
+A band-split RNN that estimates {sources} of a song: {parameters:,} parameters, {bands} bands ({schema}), {sample_rate:,}
+Hz. A run of the `{profile}` profile of Refined BSRNN{base}.
+
+```python
+from bsrnn import Separator, audio
+
+separator = Separator.from_pretrained("results/{profile}/checkpoints/{run}")
+stems = separator(*audio.read("song.wav"))  # source -> (channels, samples)
+```
+
+- Data: {songs[train]} songs for training and {songs[validation]} for validation, fingerprint `{data}`; the repository
+  says what they are and under which licences.
+- Budget: {steps:,} steps of {batch} chunks of {chunk:g} s, {hours:.1f} hours of mixtures, seed {seed};
+  {minutes:.1f} minutes on {hardware} (threads: {threads}).
+- Kept: epoch {kept} of {epochs}, the best in validation.
+- Licence: MIT for code and weights; the songs have licences of their own.
+
+Scores in dB, means over the songs in which the source sounds; silence has a uSDR of 0:
+
+"""
 
 
-def provenance(device) -> dict:
-    """The code's version, the libraries' versions and the hardware, for the record of a run on a `torch.device`."""
-    import torch
+def model_card(record: Mapping, profile: str, scores: pd.DataFrame) -> str:
+    """What a user of a run's model should know, as on the Hugging Face hub: data, budget, scores, licence.
 
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "code": version("bsrnn"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-        "hardware": f"{platform.system()}, {hardware}",
-        "threads": torch.get_num_threads(),
-    }
+    Args:
+        record: of the run.
+        profile: whose run it is.
+        scores: rows of `evaluate.evaluate`.
+    """
+    model, training, history = record["model"], record["training"], record["history"]
+    batch, steps = training["batch_size"] * training["accumulate"] * record["processes"], history[-1]["step"]
+    best = max(history, key=lambda row: -math.inf if row["validation_usdr"] is None else row["validation_usdr"])
+    table = (
+        scores.groupby(["split", "source", "metric"], sort=False)["value"].agg(["mean", "count"]).unstack(sort=False)
+    )
+    table = table["mean"].assign(tracks=table["count", "uSDR"]).reset_index()
+    values = model | record | {"sources": ", ".join(model["sources"]), "profile": profile, "epochs": len(history)}
+    values |= {"base": f", on the frozen extractor of {record['base_run']}" if record["base_run"] else ""}
+    values |= {"hours": steps * batch * model["chunk"] / 3600, "minutes": record["seconds"] / 60}
+    return CARD.format(**values, steps=steps, batch=batch, kept=best["epoch"] + 1) + markdown(table)
 
 
-def _commit() -> str | None:
-    """The commit of the code, with "-dirty" when package or profiles differ from it; None outside a git checkout."""
-    def git(*arguments):
-        done = subprocess.run(["git", "-C", str(root()), *arguments], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+def main(command: str, profile: str) -> None:
+    """The command line, see above; ends with exit code 1 where a cell differs from what is published."""
+    if command != "compare":
+        {"publish": publish, "tables": write_tables}[command](profile)
+        return
+    if not (results(profile) / "scores").is_dir():
+        sys.exit(print(f"{profile}: nothing is published to compare with"))
+    table = compare(profile)
+    print(table.to_string(index=False, float_format="%.2f"))
+    if len(wrong := table[table["verdict"] == "differs"]):
+        sys.exit(f"{profile}: beyond two standard deviations over seeds: {', '.join(wrong['cell'])}")
 
-    try:
-        dirty = git("status", "--porcelain", "--", "bsrnn", "profiles")
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if dirty else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """What tables of scores say, and how sure it is: means over tracks and runs, paired differences, their support.
 
-Functions of score rows as `evaluate.evaluate` makes them (columns `records.SCORE_COLUMNS`); no model is needed.
+Functions of score rows as `results.load_scores` gives them; no model is needed.
 """
 
 import os
@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata, wilcoxon
 
-CELL = ("split", "experiment", "base_source", "source", "schema")  # what the runs of one cell have in common
+CELL = ("split", "experiment", "learned", "source", "schema")  # what the runs of one cell have in common
 DRAWS = 2_000  # of a bootstrap
 LEVEL = 0.05  # of a test
 LEAST_RUNS = 3  # of each side: fewer cannot tell what they are from lucky seeds
 LEAST_TRACKS = 6  # of fewer, Wilcoxon's smallest p, 2 / 2^n, is above LEVEL
+ANSWER = ("first", "second", "difference", "low", "high", "effect", "p", "runs", "tracks")  # see `paired_differences`
 TRIVIAL = ("mixture", "silence")  # baselines that need no model; all others are oracles
 
 
@@ -23,7 +24,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     """Means of score rows: first over tracks (NaN left out), then over runs.
 
     Returns:
-        a row per split, experiment (or baseline), base_source, source and schema, with columns uSDR, cSDR and what else
+        a row per split, experiment (or baseline), learned, source and schema, with columns uSDR, cSDR and what else
         was measured, in dB, the number of runs, and of tracks in which the source sounds, and `run`, the names of the
         runs, see `joined`.
     """
@@ -55,18 +56,22 @@ def gains(scores: pd.DataFrame) -> pd.DataFrame:
     return models.assign(run=models.pop("run")).reset_index(drop=True)
 
 
+def agreed(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """The columns of `CELL` in which cells of two kinds that are compared are the same: all that neither kind names."""
+    return [column for column in CELL if column not in one and column not in other]
+
+
 def pairs(
     scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]
 ) -> dict[tuple[str, ...], tuple[pd.DataFrame, pd.DataFrame]]:
     """The uSDR, in dB, of cells of one kind and of the same cells of another kind, see `paired_differences`: two tables
-    (runs, tracks) of those tracks in which all runs have a score, by the columns of `CELL` in which the cells agree."""
-    columns = list(one)
-    agreed = [column for column in CELL if column not in columns]
+    (runs, tracks) of those tracks in which all runs have a score, by the columns in which the cells agree."""
     chosen = scores[scores["metric"] == "uSDR"]
 
     def cells(kind):
-        rows = chosen[(chosen[columns] == pd.Series(kind)).all(axis=1)]
-        return {key: cell.pivot_table("value", "run", "track").dropna(axis=1) for key, cell in rows.groupby(agreed)}
+        rows = chosen[(chosen[list(kind)] == pd.Series(kind)).all(axis=1)]
+        groups = rows.groupby(agreed(one, other))
+        return {key: cell.pivot_table("value", "run", "track").dropna(axis=1) for key, cell in groups}
 
     ours, theirs = cells(one), cells(other)
     found = {key: ours[key].columns.intersection(theirs[key].columns) for key in sorted(ours.keys() & theirs.keys())}
@@ -79,7 +84,7 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
     Args:
         scores: rows; those of several seeds are runs of one cell.
         one, other: what tells the two kinds apart, such as {"schema": "generic"} and {"schema": "v7"}: columns of
-            `CELL`, the same in both. Cells agree in all other columns.
+            `CELL`. Cells are the same in all columns that neither names.
 
     Returns:
         a row per pair of cells: the columns they agree in; `first` and `second`, the mean uSDR of `one` and `other` on
@@ -88,15 +93,14 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
         differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, each the mean of its runs; `runs`, of the
         side that has fewer; and `tracks`.
     """
-    agreed, rows = [column for column in CELL if column not in one], []
+    rows = []
     for key, sides in pairs(scores, one, other).items():
         a, b = (side.to_numpy() for side in sides)
-        differences = a.mean(0) - b.mean(0)
-        p = wilcoxon(differences).pvalue if differences.any() else 1.0
-        rows.append([*key, a.mean(), b.mean(), differences.mean(), *difference_interval(a, b),
-                     rank_biserial(differences), p, min(len(a), len(b)), len(differences)])  # fmt: skip
-    results = ["first", "second", "difference", "low", "high", "effect", "p", "runs", "tracks"]
-    return pd.DataFrame(rows, columns=[*agreed, *results])
+        difference = a.mean(0) - b.mean(0)
+        p = wilcoxon(difference).pvalue if difference.any() else 1.0
+        row = [a.mean(), b.mean(), difference.mean(), *difference_interval(a, b), rank_biserial(difference), p]
+        rows.append([*key, *row, min(len(a), len(b)), len(difference)])
+    return pd.DataFrame(rows, columns=[*agreed(one, other), *ANSWER])
 
 
 def questions(scores: pd.DataFrame) -> list[tuple[Mapping[str, str], Mapping[str, str]]]:
@@ -108,16 +112,16 @@ def questions(scores: pd.DataFrame) -> list[tuple[Mapping[str, str], Mapping[str
     """
     models = scores[scores["experiment"] != "baseline"]
     others = sorted(set(models["schema"]) - {"generic", "v7"})
-    pairs_of_schemas = [("generic", "v7"), *((other, known) for other in others for known in ("v7", "generic"))]
-    found = [({"schema": one}, {"schema": other}) for one, other in pairs_of_schemas]
+    schemas = [("generic", "v7"), *((other, known) for other in others for known in ("v7", "generic"))]
+    found = [({"schema": one}, {"schema": other}) for one, other in schemas]
 
     def kinds(experiment):
-        bases = models.loc[models["experiment"] == experiment, "base_source"].unique()
-        return [{"experiment": experiment, "base_source": base} for base in sorted(bases)]
+        learned = models.loc[models["experiment"] == experiment, "learned"].unique()
+        return [{"experiment": experiment, "learned": sources} for sources in sorted(learned)]
 
-    transfers = kinds("transfer")
-    found += [(transfer, alone) for transfer in transfers for alone in kinds("scratch") + kinds("base")]
-    found += [(several, alone) for several in kinds("multitask") for alone in kinds("base")]
+    transfers, alone = kinds("transfer"), [{"experiment": "scratch"}, {"experiment": "base"}]
+    found += [(transfer, single) for transfer in transfers for single in alone]
+    found += [(several, alone[1]) for several in kinds("multitask")]
     return found + [(one, other) for other, one in combinations(transfers, 2)]
 
 
@@ -132,22 +136,23 @@ def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
         and `better`, the name of the side that interval and test agree on where each side has `LEAST_RUNS` or more, or
         "no support".
     """
-    answers = [paired_differences(scores, one, other).assign(
-        **dict.fromkeys(one, ""), topic=one.get("experiment", "schemas"), one=name_of(one), other=name_of(other),
-    ) for one, other in questions(scores)]  # fmt: skip
+    answers = []
+    for one, other in questions(scores):
+        names = {"topic": one.get("experiment", "schemas"), "one": name_of(one), "other": name_of(other)}
+        answers.append(paired_differences(scores, one, other).assign(**names))
     table = pd.concat([answer for answer in answers if len(answer)] or answers, ignore_index=True)
     counted = table["tracks"] >= LEAST_TRACKS
     table.loc[counted, "p"] = table[counted].groupby("topic")["p"].transform(lambda p: holm(p.to_numpy(float)))
     supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0)) & (table["runs"] >= LEAST_RUNS)
     better = table["one"].where(table["difference"] > 0, table["other"]).where(supported, "no support")
     table = table.assign(question=table["one"] + " minus " + table["other"], better=better)
-    results = ["first", "second", "difference", "low", "high", "effect", "p", "runs", "tracks", "better"]
-    return table[["topic", "question", *CELL, *results]]
+    table = table.reindex(columns=["topic", "question", *CELL, *ANSWER, "better"])
+    return table.fillna(dict.fromkeys(CELL, ""))
 
 
 def name_of(kind: Mapping[str, str]) -> str:
     """What tables and figures call a kind of cells: its values, without their columns."""
-    return " ".join(filter(None, kind.values()))
+    return " ".join(kind.values())
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:

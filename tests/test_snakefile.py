@@ -1,6 +1,7 @@
 """The graph of experiments, without running it."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,49 +9,48 @@ from pathlib import Path
 import pytest
 import yaml
 
+from study import runs
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def plan(*config):
-    options = ["--dry-run", "--forceall", "--nolock", "--cores", "1"]
+    options = ["--dry-run", "--forceall", "--nolock", "--cores", "1", "--printshellcmds"]
     command = [sys.executable, "-m", "snakemake", *options, "--config", *config]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def jobs(*config):
-    done = plan(*config)
-    assert done.returncode == 0, done.stderr
-    counts = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout.split("Reasons")[0], re.MULTILINE))
+def jobs(plan):
+    assert plan.returncode == 0, plan.stderr
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", plan.stdout.split("Reasons")[0], re.MULTILINE))
     return {rule: int(count) for rule, count in counts.items() if rule != "total"}
 
 
-@pytest.mark.parametrize(("profile", "seeds"), [("demo", 1), ("musdb", 3)])
-def test_a_job_per_cell_of_the_grid(profile, seeds):
-    cells = 2 * seeds  # two schemas
-    assert jobs(f"profile={profile}", "data=somewhere") == {
-        "all": 1, "data": 1, "band_schemas": 1, "single": cells, "transfer": cells, "multitask": cells, "comparison": 1,
-        "listening": 1,
-    } | ({} if profile == "demo" else {"published": 6})  # fmt: skip
+def test_every_run_of_a_profile_has_a_job_with_its_parameters(monkeypatch):
+    monkeypatch.setenv("BSRNN_ROOT", str(ROOT))
+    settings, listed = runs.load("open")
+    done = plan("profile=open", "data=some folder")
+    assert jobs(done) == {"all": 1, "data": 1, "band_schemas": 1, "train": 76, "listening": 1, "comparison": 1}
+    commands = [shlex.split(line) for line in done.stdout.splitlines() if "papermill" in line and " -y " in line]
+    found = {}
+    for command in commands:
+        values = yaml.safe_load(command[command.index("-y") + 1])
+        found[values.pop("run", "listening")] = (Path(command[-2]).stem, values)
+    notebook, values = found.pop("listening")
+    assert notebook == "06_listening" and values["schemas"] == ["v7", "generic"] and values["folder"] == "runs"
+    assert found.keys() == {run.name for run in listed}
+    for run in listed:
+        notebook, values = found[run.name]
+        assert notebook[:2] == ("03" if run.base_run else "04" if len(run.sources) > 1 else "02")
+        assert values["training_config"] == run.training and values["model_config"] == settings["model_config"]
+        assert (values["dataset"], values["sources"]) == ("some folder", list(run.sources))
+        assert values.get("base_run", "") == run.base_run and values["learned"] == run.learned
 
 
-def in_a_line(settings):
-    """As YAML, which is what papermill reads: JSON's 5e-05 would be text."""
-    return yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=10_000).strip()
-
-
-def test_parameters_reach_the_notebooks():
-    profile = yaml.safe_load((ROOT / "profiles" / "open.yaml").read_text())
-    commands = plan("profile=open", "data=some folder", "--printshellcmds").stdout
-    training = in_a_line(profile["training_config"])
-    assert ("-f profiles/open.yaml -p dataset 'some folder' -p experiment base -p schema v7 -p seed 0"
-            f" -y 'sources: [drums]' -y 'training_config: {training}' notebooks/02_base") in commands  # fmt: skip
-    training = in_a_line(profile["training_config"] | profile["grid"]["transfer_training"])
-    assert ("-y 'base_sources: [drums]' -y 'sources: [bass, other, vocals]'"
-            f" -y 'training_config: {training}' notebooks/03_transfer") in commands  # fmt: skip
-    longer = profile["grid"]["longer_transfer"]["drums+bass+other+vocals"]["vocals"]
-    training = in_a_line(profile["training_config"] | longer)
-    assert ("-p experiment longer_transfer -p schema generic -p seed 0 -y 'base_sources: [drums, bass, other, vocals]'"
-            f" -y 'sources: [vocals]' -y 'training_config: {training}' notebooks/03_transfer") in commands  # fmt: skip
+def test_a_transfer_waits_for_its_base_and_all_seeds_can_be_asked_for():
+    done = plan("profile=demo", "seeds=[0,1,2]")
+    assert jobs(done)["train"] == 18
+    assert re.search(r"input: .*notebooks/base-v7-drums-2.ipynb\n +output: .*transfer-v7-drums-", done.stdout)
 
 
 @pytest.mark.parametrize(("config", "message"), [
