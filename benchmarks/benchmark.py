@@ -1,55 +1,61 @@
 """Speed and memory of the model, beside the plain version with a loop over bands (plain.py): one table.
 
 Both run in turns with the same weights, so that a noisy machine is as noisy for the one as for the other. Writes
-results/benchmark/<device>.csv; notebook 07 and the README show it.
+results/benchmark/<device>.csv. On an H100 it takes at most six minutes.
 """
 
 import argparse
+import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import pandas as pd
+import report
 import torch
 from plain import PlainBSRNN
 from tqdm import tqdm
 
-from bsrnn import records
-from bsrnn.config import Config, costs, named_config
+from bsrnn.config import CONFIGS, Config, TrainingConfig, costs, named_config
 from bsrnn.devices import autocast, has_bf16, keep_memory, torch_device
 from bsrnn.model import BSRNN
 from bsrnn.separate import estimate
-from bsrnn.train import Module, TrainingConfig, seed_everything
+from bsrnn.train import TrainingModule, seed_everything
 
-MODELS = ("small", "paper-vocals")
-# separate all sources of the model; a training step for one source, for all of them, for a new head, for all but one
-TASKS = ("inference", "base", "multitask", "transfer", "transfers")
-BATCHES = (1, 2, 4, 8, 16, 64)
-# a step of the paper's model takes 5 GB a chunk, and several versions of it are held
-CPU_BATCHES = {("small", task): (1, 4, 16) for task in TASKS} | {("paper-vocals", "inference"): (1, 4)}
-REPEATS, LEAST_REPEATS, BUDGET = 15, 3, 10.0  # of one measurement; the budget is in seconds
-LSTM_EVENTS = {"aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLayerBackward0",
-               "autograd::engine::evaluate_function: CudnnRnnBackward0"}  # fmt: skip
+# What to measure on which device: models, tasks, batches, and seconds to time one row of the table. The tasks: separate
+# all sources of the model; a training step for one source, for all of them, for a new head, for all but one.
+PLANS = {
+    "cpu": (("small", "paper-vocals"), ("inference", "base", "multitask", "transfer", "transfers"), (1, 4, 16), 10.0),
+    "cuda": (("small", "authors-vocals", "obsrnn-vocals"), ("inference", "base"), (2, 8, 16, 64), 2.0),
+}
+MOST_ON_CPU = {"inference": 4}  # chunks of a model other than the small one: a step takes 5 GB for each
+REPEATS, LEAST_REPEATS = 15, 3
+LSTM_EVENTS = ("aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLayerBackward0")
+
+Cell = tuple[str, str, int, bool]  # a row of the table: model, task, batch, bf16
 
 
 def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool) -> Callable[[], None]:
     """One pass over a batch of chunks (B, 1, L): estimates, or a training step."""
+
+    def inference():
+        with autocast(chunks.device, bf16):
+            estimate(model, chunks)
+
     if task == "inference":
         model.eval()
-
-        def run():
-            with autocast(chunks.device, bf16):
-                estimate(model, chunks)
-
-        return run
-    for parameter_name, parameter in model.named_parameters():
-        parameter.requires_grad_(not task.startswith("transfer") or parameter_name.startswith("heads."))
+        return inference
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not task.startswith("transfer") or name.startswith("heads."))
     model.train()
-    module = Module(model, TrainingConfig())
+    if isinstance(model, PlainBSRNN):
+        model.frozen = task.startswith("transfer")
+    warnings.filterwarnings("ignore", ".*trainer` reference is not registered")  # Lightning's, of a step without it
+    module = TrainingModule(model, TrainingConfig())
     (optimizer,), _ = module.configure_optimizers()
     targets = chunks[:, None].expand(-1, len(model.config.sources), -1, -1) / 2
 
@@ -59,32 +65,28 @@ def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool
         module.step_losses.clear()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), module.settings.clip_grad_norm)
+        module.configure_gradient_clipping(optimizer)
         optimizer.step()
 
     return step
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def seconds(run: Callable[[], None], device: torch.device) -> float:
     """How long one call takes."""
-    synchronize(device)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    synchronize()
     started = time.perf_counter()
     run()
-    synchronize(device)
+    synchronize()
     return time.perf_counter() - started
 
 
-def in_turns(device: torch.device, *runs: Callable[[], None]) -> list[float]:
-    """The median duration of each of several functions, called in turns."""
+def in_turns(device: torch.device, budget: float, *runs: Callable[[], None]) -> list[float]:
+    """The median duration of each of several functions, called in turns until the seconds of the budget are over."""
     for run in (*runs, *runs):
         run()  # warm up, also for memory
     times, started = [], time.perf_counter()
-    while len(times) < REPEATS and (len(times) < LEAST_REPEATS or time.perf_counter() - started < BUDGET):
+    while len(times) < REPEATS and (len(times) < LEAST_REPEATS or time.perf_counter() - started < budget):
         times.append([seconds(run, device) for run in runs])
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
@@ -95,24 +97,17 @@ def multiplication(device: torch.device, bf16: bool, size: int) -> Callable[[], 
     return lambda: torch.mm(a, b)
 
 
-def lstm_share(run: Callable[[], None], device: torch.device, task: str) -> float:
-    """The share of the time of one call that is spent in LSTMs, forward and backward, by torch's profiler."""
+def lstm_share(run: Callable[[], None], task: str) -> float:
+    """The share of the time of one call on a CPU that is spent in LSTMs, forward and backward, by torch's profiler."""
     threads = torch.get_num_threads()
     if task == "inference" or task.startswith("transfer"):
         torch.set_num_threads(1)  # the profiler would not follow the threads that share chunks
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
         run()
-        synchronize(device)
     torch.set_num_threads(threads)
     events = profile.key_averages()
-    lstms = [event for event in events if event.key in LSTM_EVENTS]
-    if device.type == "cuda":  # kernels are events of their own, beside the operators that start them
-        kernels = (event for event in events if event.device_type == torch.autograd.DeviceType.CUDA)
-        return sum(event.device_time_total for event in lstms) / sum(event.self_device_time_total for event in kernels)
-    return sum(event.cpu_time_total for event in lstms) / sum(event.self_cpu_time_total for event in events)
+    lstms = sum(event.cpu_time_total for event in events if event.key in LSTM_EVENTS)
+    return lstms / sum(event.self_cpu_time_total for event in events)
 
 
 def configuration(name: str, task: str) -> Config:
@@ -122,20 +117,17 @@ def configuration(name: str, task: str) -> Config:
     return replace(config, sources=sources.get(task, config.sources))
 
 
-def pair(cell: tuple[str, str, int, bool], device: torch.device) -> list[Callable[[], None]]:
-    """The workload of a cell of the table (model, task, batch, bf16), by our model and by the plain version."""
+def pair(cell: Cell, device: torch.device) -> list[Callable[[], None]]:
+    """The workload of a cell, by our model and by the plain version."""
     name, task, batch, bf16 = cell
     seed_everything(0)
     model = BSRNN(configuration(name, task)).to(device)
-    samples = round(model.config.chunk * model.config.sample_rate)
-    chunks = 0.1 * torch.randn(batch, 1, samples, device=device)
-    return [workload(each, task, chunks, bf16) for each in (model, PlainBSRNN(model).to(device))]
+    chunks = 0.1 * torch.randn(batch, 1, model.config.chunk_samples, device=device)
+    return [workload(version, task, chunks, bf16) for version in (model, PlainBSRNN(model).to(device))]
 
 
-def peak_memory(cell: tuple[str, str, int, bool], which: int, device: torch.device) -> float:
-    """Megabytes that a first call in this process needs beyond what is there before it; NaN where the system does not
-    tell."""
-    run = pair(cell, device)[which]
+def peak_memory(run: Callable[[], None], device: torch.device) -> float:
+    """Megabytes that a first call needs beyond what is there before it; NaN where the system does not tell."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -156,63 +148,83 @@ def _status(field: str) -> int:
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
+def peak_alone(cell: Cell, version: int, device: torch.device) -> float:
+    """The peak memory of one of the pair of a cell, in a process that has not run the other."""
+    return peak_memory(pair(cell, device)[version], device)
+
+
 def alone(function: Callable, *arguments):
     """Call a function in a process of its own, which leaves no memory taken."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
-def measure(cell: tuple[str, str, int, bool], device: torch.device) -> dict:
-    """One row of the table, but for memory."""
-    keep_memory()
+def measure(cell: Cell, device: torch.device, budget: float) -> dict:
+    """The columns of a row that are measured."""
     name, task, batch, bf16 = cell
-    config = configuration(name, task)
-    audio = batch * config.chunk
-    size = 8192 if device.type == "cuda" else 2048
+    config, size = configuration(name, task), 8192 if device.type == "cuda" else 2048
+    on_cpu = device.type == "cpu"
+    peaks = [alone(peak_alone, cell, version, device) for version in (0, 1)] if on_cpu else []
+    keep_memory()
     runs = pair(cell, device)
-    base = [] if task in ("inference", "base") else [pair((name, "base", batch, bf16), device)[0]]
-    ours, theirs, product, *base = in_turns(device, *runs, multiplication(device, bf16, size), *base)
-    # a backward pass has twice the products of a forward pass
-    passes = [1 if task == "inference" or (task.startswith("transfer") and cost.module.startswith("band")) else 3
-              for cost in costs(config)]  # fmt: skip
-    rate = audio * sum(each * cost.macs for each, cost in zip(passes, costs(config), strict=True)) / ours
-    share = lstm_share(runs[0], device, task)
+    peaks = peaks or [peak_memory(run, device) for run in runs]
+    ours, theirs, product = in_turns(device, budget, *runs, multiplication(device, bf16, size))
+    macs = 0.0
+    for cost in costs(config):  # a backward pass has twice the products of a forward pass
+        forward_only = task == "inference" or (task.startswith("transfer") and cost.module.startswith("band"))
+        macs += batch * config.chunk * cost.macs * (1 if forward_only else 3)
     return {
-        "model": name, "task": task, "precision": "bf16" if bf16 else "fp32", "batch": batch,
-        "ms": 1e3 * ours, "plain_ms": 1e3 * theirs, "speedup": theirs / ours,
-        "base_steps": len(config.sources) * base[0] / ours if base else float("nan"), "times_real_time": audio / ours,
-        "lstm_share": share, "of_gemm_rate": rate / (size**3 / product),
-    }  # fmt: skip
+        "ms": 1e3 * ours,
+        "plain_ms": 1e3 * theirs,
+        "speedup": theirs / ours,
+        "chunks_per_second": batch / ours,
+        "times_real_time": batch * config.chunk / ours,
+        **({"lstm_share": lstm_share(runs[0], task)} if on_cpu else {}),
+        "of_gemm_rate": macs / ours / (size**3 / product),
+        "peak_MB": peaks[0],
+        "plain_peak_MB": peaks[1],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default: %(default)s)")
-    parser.add_argument("--models", nargs="+", default=MODELS, help="by name, see `bsrnn info`")
+    parser.add_argument("--models", nargs="+", help="by name, see `bsrnn info`")
+    parser.add_argument("--tasks", nargs="+", choices=PLANS["cpu"][1], help="what to time")
     parser.add_argument("--batches", nargs="+", type=int, help="chunks in a batch")
     args = parser.parse_args()
     device = torch_device(args.device)
+    names, tasks, batches, budget = PLANS[device.type]
     cells = [
         (name, task, batch, bf16)
-        for name in args.models for task in TASKS for bf16 in (False, True)
-        for batch in args.batches or (BATCHES if device.type == "cuda" else CPU_BATCHES.get((name, task), (1,)))
-        if (has_bf16(device) or not bf16)
-        and (task not in ("multitask", "transfers") or len(named_config(name).sources) > 1)
-    ]  # fmt: skip
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else (
-        f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")  # fmt: skip
-    rows = []
+        for name in args.models or [name for name in names if name in CONFIGS]
+        for task in args.tasks or tasks
+        for bf16 in (False, True)[: 1 + has_bf16(device)]
+        for batch in args.batches or batches
+        if task not in ("multitask", "transfers") or len(named_config(name).sources) > 1
+        if args.batches or device.type == "cuda" or name == "small" or batch <= MOST_ON_CPU.get(task, 1)
+    ]
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    hardware += f", {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    rows, base_ms, text = [], {}, ""
     for cell in tqdm(cells, "measuring", unit="cell"):
-        try:
-            ours, plain = (alone(peak_memory, cell, which, device) for which in range(2))
-            rows.append(alone(measure, cell, device) | {"peak_MB": ours, "plain_peak_MB": plain, "hardware": hardware})
+        name, task, batch, bf16 = cell
+        try:  # on a CPU in a process of its own; on a GPU its start would take longer than the rest
+            measured = alone(measure, cell, device, budget) if device.type == "cpu" else measure(cell, device, budget)
         except torch.OutOfMemoryError:
             print(f"{cell}: takes more memory than there is, left out")
             continue
-        table = pd.DataFrame(rows)
-        file = records.save_table(records.results("benchmark") / f"{device.type}.csv", table)
-    print(table.to_string(index=False, float_format="%.2f"))
-    print(file.relative_to(records.root()))
+        finally:
+            torch.cuda.empty_cache()
+        row = {"model": name, "task": task, "precision": "bf16" if bf16 else "fp32", "batch": batch, **measured}
+        if task == "base":
+            base_ms[name, batch, bf16] = row["ms"]
+        if device.type == "cpu":  # as how many base steps, one for each source
+            same = base_ms.get((name, batch, bf16), math.nan) if task not in ("inference", "base") else math.nan
+            row["base_steps"] = len(configuration(name, task).sources) * same / row["ms"]
+        rows.append(row | {"hardware": hardware})
+        text = report.save(device.type, rows)
+    print(text)
 
 
 if __name__ == "__main__":

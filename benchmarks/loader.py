@@ -1,4 +1,7 @@
-"""How many training chunks per second one core reads and mixes, beside reading chunks through musdb's own interface."""
+"""How many training chunks per second one core reads and mixes, beside reading chunks through musdb's own interface.
+
+Writes results/benchmark/loader.csv.
+"""
 
 import argparse
 import statistics
@@ -6,10 +9,9 @@ import time
 from pathlib import Path
 
 import musdb
-import pandas as pd
+import report
 import torch
 
-from bsrnn import records
 from bsrnn.config import TrainingConfig
 from bsrnn.data import STEMS, Mixes, find_data, find_tracks
 
@@ -33,29 +35,26 @@ def through_musdb(tracks: list, first: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--musdbhq_location", type=Path, default="demo", help="data set (default: %(default)s)")
-    args = parser.parse_args()
+    root = find_data(parser.parse_args().musdbhq_location)
     torch.set_num_threads(1)
-    root = find_data(args.musdbhq_location)
     songs = find_tracks(root, "train")
     mixes = Mixes(songs, STEMS, TrainingConfig(drop=0.0), sample_rate=songs[0].sample_rate, chunk=CHUNK, seed=0)
     names = {song.name for song in songs}
     tracks = [track for track in musdb.DB(root, is_wav=True, subsets="train") if track.name in names]
-    rows = []
+    rates = {"bsrnn": [], "musdb": []}
     for repeat in range(REPEATS + 1):
         for name, read, source in (("bsrnn", ours, mixes), ("musdb", through_musdb, tracks)):
             started = time.perf_counter()
             read(source, repeat * COUNT)
-            rate = COUNT / (time.perf_counter() - started)
-            rows.append({"loader": name, "repeat": repeat, "chunks_per_second": rate})
-    table = pd.DataFrame(rows).query("repeat > 0")  # the first round warms the file cache
-    medians = table.groupby("loader")["chunks_per_second"].agg(statistics.median)
-    result = pd.DataFrame({"loader": medians.index, "chunks_per_second": medians.values,
-                           "of_musdb": medians.values / medians["musdb"]})  # fmt: skip
-    records.save_table(records.results("benchmark") / "loader.csv", result)
-    print(f"chunks of {CHUNK:g} s, four sources, one core, {root.name}")
-    print(result.to_string(index=False, float_format="%.2f"))
+            rates[name].append(COUNT / (time.perf_counter() - started))
+    medians = {name: statistics.median(values[1:]) for name, values in rates.items()}  # the first warms the file cache
+    rows = [
+        {"loader": name, "chunks_per_second": rate, "of_musdb": rate / medians["musdb"]}
+        for name, rate in medians.items()
+    ]
+    print(report.save("loader", rows))
 
 
 if __name__ == "__main__":

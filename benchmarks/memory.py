@@ -4,20 +4,21 @@ Each is a process of its own, `bsrnn infer` from a file to one of drums and one 
 what Linux says at its end. Writes results/benchmark/memory.csv.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import pandas as pd
+import report
 import torch
 from tqdm import tqdm
 
-from bsrnn import audio, demo, records
+from bsrnn import audio, demo, files
+from bsrnn.config import FORMATS
 from bsrnn.data import find_tracks
 
-CHECKPOINT = "base-generic-drums-0"
-MINUTES = (2, 60)
+MODEL = Path("results", "demo", "checkpoints", "base-generic-drums-0")
 MOST = 1.1  # times the memory of the short song
 MEASURED = """
 import sys
@@ -38,27 +39,26 @@ def make_song(path: Path, songs: Path, minutes: float) -> None:
 
 
 def main() -> None:
-    model = records.checkpoint("demo", CHECKPOINT)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", nargs="+", type=float, default=(2, 60), help="of the songs")
+    lengths = parser.parse_args().minutes
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         demo.generate(Path(folder, "songs"), train=1, test=6)
-        for minutes in MINUTES:
+        for minutes in lengths:
             make_song(Path(folder, f"{minutes}.wav"), Path(folder, "songs"), minutes)
-        for form in tqdm(audio.FORMATS, "measuring", unit="format"):
+        for form in tqdm(FORMATS, "measuring", unit="format"):
             peaks = {}
-            for minutes in MINUTES:
+            for minutes in lengths:
                 song = ["--input", f"{folder}/{minutes}.wav", "--out", folder]
-                options = ["--checkpoint_fp", model, "--format", form, "--hop", "1", "--residual"]
+                options = ["--checkpoint_fp", files.root() / MODEL, "--format", form, "--hop", "1", "--residual"]
                 command = [sys.executable, "-c", MEASURED, "infer", *song, *options]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 peaks[minutes] = int(done.stdout.splitlines()[-1]) / 1e3
-                rows.append({"format": form, "minutes": minutes, "peak_MB": peaks[minutes],
-                             "ratio": peaks[minutes] / peaks[MINUTES[0]]})  # fmt: skip
-    table = pd.DataFrame(rows)
-    file = records.save_table(records.results("benchmark") / "memory.csv", table)
-    print(table.to_string(index=False, float_format="%.2f"))
-    print(file.relative_to(records.root()))
-    assert table["ratio"].max() <= MOST, "memory grows with the song"
+                ratio = peaks[minutes] / peaks[lengths[0]]
+                rows.append({"format": form, "minutes": minutes, "peak_MB": peaks[minutes], "ratio": ratio})
+    print(report.save("memory", rows))
+    assert max(row["ratio"] for row in rows) <= MOST, "memory grows with the song"
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from collections.abc import Callable
 
 import museval
 import numpy as np
-import pandas as pd
+import report
 import torch
 
-from bsrnn import records
 from bsrnn.data import bundled_song
 from bsrnn.metrics import csdr
 
@@ -21,9 +20,10 @@ SECONDS, REPEATS = 30, 11
 
 
 def timed(function: Callable, *arguments) -> tuple[object, float]:
+    """What a function returns, and the milliseconds that it takes."""
     started = time.perf_counter()
     result = function(*arguments)
-    return result, time.perf_counter() - started
+    return result, 1e3 * (time.perf_counter() - started)
 
 
 def main() -> None:
@@ -38,13 +38,12 @@ def main() -> None:
     ours += [timed(csdr, references, estimates, rate) for _ in range(REPEATS)]
     difference = np.abs(ours[0][0].numpy() - np.nanmedian(scores[0], axis=1)).max()
     assert difference < 1e-6, difference
-    seconds = {"museval": theirs, "bsrnn": statistics.median(seconds for _, seconds in ours)}
-    table = pd.DataFrame({"cSDR": list(seconds), "ms": [1e3 * value for value in seconds.values()],
-                          "speedup": [theirs / value for value in seconds.values()]})  # fmt: skip
-    file = records.save_table(records.results("benchmark") / "metrics.csv", table)
-    print(f"{SECONDS} s, {len(stems)} sources, stereo, {rate} Hz; largest difference {difference:.1e} dB")
-    print(table.to_string(index=False, float_format="%.2f"))
-    print(file.relative_to(records.root()))
+    times = {"museval": theirs, "bsrnn": statistics.median(milliseconds for _, milliseconds in ours)}
+    print(
+        report.save(
+            "metrics", [{"cSDR": name, "ms": value, "speedup": theirs / value} for name, value in times.items()]
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -57,8 +57,10 @@ class PlainBSRNN(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(1, 2 * width, config.eps) for width in widths)
         self.splits = nn.ModuleList(nn.Linear(2 * width, config.feature_dim) for width in widths)
         for axis in ("time", "band"):
-            layers = (PlainResidualRNN(config.feature_dim, config.hidden_dim, config.eps)
-                      for _ in range(config.num_blstm_layers))  # fmt: skip
+            layers = (
+                PlainResidualRNN(config.feature_dim, config.hidden_dim, config.eps)
+                for _ in range(config.num_blstm_layers)
+            )
             setattr(self, axis, nn.ModuleList(layers))
         self.heads = nn.ModuleDict(
             {source: nn.ModuleList(PlainMLP(width, config) for width in widths) for source in config.sources}
@@ -80,8 +82,8 @@ class PlainBSRNN(nn.Module):
             z = time(z.flatten(0, 1)).view(z.shape)
             z = z.transpose(1, 2).contiguous()
             z = band(z.flatten(0, 1)).view(z.shape).transpose(1, 2).contiguous()
-        masks = torch.stack([torch.cat([mlp(z[:, k]) for k, mlp in enumerate(head)], 1)
-                             for head in self.heads.values()], 1)  # fmt: skip
+        heads = [torch.cat([mlp(z[:, k]) for k, mlp in enumerate(head)], 1) for head in self.heads.values()]
+        masks = torch.stack(heads, 1)
         return masks.unflatten(0, (batch, channels)).transpose(1, 2) * mixture[:, None]
 
 

@@ -5,13 +5,20 @@
     Config        what defines a model (config.py)
     band_schema   where a spectrogram is cut along frequency, by name (bands.py)
 
-A song goes through audio.py (decode, resample, levels), separate.py (chunks), spectral.py (STFT), model.py and packed.py
-(the network), and back. A training goes through data.py (songs, samples; demo.py generates some), losses.py, metrics.py
-and train.py; checkpoint.py saves and loads what it leaves, and evaluate.py scores it. devices.py says where and how
-precisely to compute, files.py writes files whole or not at all, and cli.py is the command line.
+A song goes through audio.py (decode, resample, levels), separate.py (chunks), spectral.py (STFT), model.py and
+packed.py (the network), and back. A training goes through data.py (songs, samples; demo.py generates some), losses.py,
+metrics.py and train.py; checkpoint.py saves and loads what it leaves, and evaluate.py scores it. devices.py says where
+and how precisely to compute, files.py writes files whole or not at all, and cli.py is the command line.
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bsrnn.bands import band_schema
+    from bsrnn.config import Config
+    from bsrnn.model import BSRNN
+    from bsrnn.separate import Separator
 
 _MODULES = {"Separator": "separate", "BSRNN": "model", "Config": "config", "band_schema": "bands"}
 __all__ = ["BSRNN", "Config", "Separator", "band_schema"]

@@ -1,5 +1,9 @@
 """Waveforms: decode, encode, resample, normalize. A waveform is a float tensor (C, L), full scale 1; long ones come as
-blocks (C, any length), one after the other."""
+blocks (C, any length), one after the other.
+
+libsndfile decodes what it provably reads whole, wherever the reading starts. Everything else is decoded by the ffmpeg
+program: other formats, joined files, files that do not say how long they are. What is damaged or cut off is refused.
+"""
 
 import json
 import math
@@ -10,7 +14,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +23,17 @@ import soxr
 import torch
 from torch import Tensor
 
+from bsrnn import containers
 from bsrnn.config import FORMATS
 
+SUFFIXES = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .ac3 .mp4 .mov .webm .mka "
+    ".mkv .avi .wma".split()
+)
 BLOCK = 2**16  # samples that are decoded at once
+LEAD = 2**14  # samples; libsndfile misses places on the last pages of an ogg file, and AAC needs its frame before
+NEVER = 2**62  # samples: more than any file has
+SLACK = 0.1  # s: containers round durations, and count samples that decoders leave out
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
@@ -34,75 +46,31 @@ COMPRESSION = {"OGG": {"compression_level": 0.2}, "MP3": {"compression_level": 0
 
 @dataclass(frozen=True)
 class Recording:
-    """An audio file that is decoded block by block, from its beginning, as often as one likes."""
+    """An audio file, or one stream of it, that is decoded block by block or in parts, as often as one likes."""
 
     path: Path
     sample_rate: int  # Hz
     channels: int
-    length: int  # samples, as its header says; 0: unknown
-    by_ffmpeg: bool = False
+    length: int  # samples; where the ffmpeg program decodes, at least, until `measured`
+    stream: int | None = None  # that the ffmpeg program decodes; None: libsndfile decodes the file
+    lead: int = 0  # samples before a part from which it is decoded, so that it equals that part of the whole
+    delay: int = 0  # samples of silence at the beginning, where a video starts before its sound
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Recording":
-        """Look at a file: wav, flac, ogg, mp3 and others by libsndfile, anything else by the ffmpeg program.
+        """Look at a file; of several audio streams the default one is meant.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is not readable audio, or known to be cut off.
+            ValueError: it is not readable audio, or known to be damaged or cut off.
         """
-        path = Path(path)
-        if os.path.isdir(path):
-            raise ValueError(f"{path}: is a folder, without audio files that can be read")
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise FileNotFoundError
-            with path.open("rb") as file:
-                if not file.read(1):
-                    raise ValueError(f"{path}: is empty")
-        except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(f"{path}: no such file") from None
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-        try:
-            with soundfile.SoundFile(path) as file:
-                if match := _SIZES.search(file.extra_info):
-                    promised, there = map(int, match.groups())
-                    piped = promised > NEAR and (promised + NEAR) % UNKNOWN <= 2 * NEAR
-                    if there < promised and not piped:
-                        raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
-                unknown = (file.format == "MP3" and not _counts_frames(path)) or file.frames > 2**48
-                if unknown and shutil.which("ffmpeg") and shutil.which("ffprobe"):
-                    # libsndfile guesses the length of an mp3 from its beginning, and cannot read flac from a pipe
-                    return cls(path, file.samplerate, file.channels, 0, by_ffmpeg=True)
-                return cls(path, file.samplerate, file.channels, max(0, file.frames))
-        except UnicodeEncodeError:
-            raise ValueError(f"{path!r}: its name is not UTF-8: rename it") from None
-        except (soundfile.LibsndfileError, OSError) as error:
-            reason = str(getattr(error, "error_string", error)).strip().rstrip(".")
-        if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
-            raise ValueError(f"{path}: cannot be read as audio ({reason}); formats other than wav, flac, ogg and mp3 "
-                             "take the ffmpeg program, which is not installed")  # fmt: skip
-        return cls._probe(path, reason)
+        return recordings(path)[0]
 
-    @classmethod
-    def _probe(cls, path, reason):
-        command = ["ffprobe", *_FFMPEG_INPUT, _url(path), "-select_streams", "a:0", "-of", "json", "-show_entries",
-                   "stream=sample_rate,channels,duration:format=format_name,nb_streams,duration"]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-        content = json.loads(done.stdout) if done.returncode == 0 else {}
-        if not content.get("streams"):
-            what = "holds no audio" if done.returncode == 0 else f"cannot be read as audio ({reason})"
-            raise ValueError(f"{path}: {what}")
-        stream = content["streams"][0]
-        rate = int(stream["sample_rate"])
-        container, duration = content["format"], stream.get("duration", 0)
-        if container["format_name"] == "aac":
-            duration = 0  # a guess from the first bit rate
-        elif not duration and container["nb_streams"] == 1:  # else it may be that of a video
-            duration = container.get("duration", 0)
-        # containers round durations, and count samples that decoders leave out
-        length = max(0, math.floor((float(duration) - 1) * rate))
-        return cls(path, rate, int(stream["channels"]), length, by_ffmpeg=True)
+    def measured(self) -> "Recording":
+        """The same with its length in samples, for which it may have to be decoded; raises what `blocks` does."""
+        if self.stream is None:
+            return self
+        return replace(self, length=sum(block.shape[-1] for block in self.blocks()))
 
     def blocks(self) -> Iterator[Tensor]:
         """The whole file as blocks (C, up to BLOCK).
@@ -111,68 +79,195 @@ class Recording:
             ValueError: it is damaged, cut off, empty, or holds samples that are not finite.
         """
         done = 0
-        for block in self._by_ffmpeg() if self.by_ffmpeg else self._by_soundfile():
-            finite = np.isfinite(block.numpy())
-            if not finite.all():
-                first = done + int(finite.all(0).argmin())
-                raise ValueError(f"{self.path}: holds samples that are not finite (NaN or infinity), the first at "
-                                 f"{first / self.sample_rate:.3f} s")  # fmt: skip
+        for block in self._decoded(0, NEVER):
             done += block.shape[-1]
             yield block
         if done < self.length:
-            raise ValueError(f"{self.path}: is cut off: {done / self.sample_rate:.1f} of "
-                             f"{self.length / self.sample_rate:.1f} s can be read")  # fmt: skip
+            seconds = f"{done / self.sample_rate:.2f} of {self.length / self.sample_rate:.2f} s"
+            raise ValueError(f"{self.path}: is damaged or cut off: {seconds} can be read")
         if done == 0:
             raise ValueError(f"{self.path}: holds no samples")
 
-    def _by_soundfile(self):
+    def read(self, start: int = 0, frames: int = -1) -> Tensor:
+        """`frames` samples from `start` on, -1: to the end of a `measured` file, as (C, frames).
+
+        Raises:
+            ValueError: it is damaged, ends before, or holds samples that are not finite.
+        """
+        frames = self.length - start if frames < 0 else frames
+        first = max(0, start - self.lead)
+        blocks = list(self._decoded(first, start + frames - first))
+        samples = torch.cat(blocks, -1)[:, start - first :] if blocks else torch.zeros(self.channels, 0)
+        if samples.shape[-1] < frames:
+            raise ValueError(f"{self.path}: is cut off before sample {start + frames}: replace it")
+        return samples
+
+    def _decoded(self, start: int, frames: int) -> Iterator[Tensor]:
+        """At most `frames` samples from `start` on in blocks, which are finite."""
+        for block in self._by_libsndfile(start, frames) if self.stream is None else self._by_ffmpeg(start, frames):
+            finite = np.isfinite(block.numpy())
+            if not finite.all():
+                first = start + int(finite.all(0).argmin())
+                raise ValueError(f"{self.path}: holds samples that are not finite (NaN or infinity), the first at "
+                                 f"{first / self.sample_rate:.3f} s")  # fmt: skip
+            start += block.shape[-1]
+            yield block
+
+    def _by_libsndfile(self, start, frames):
         try:
             with soundfile.SoundFile(self.path) as file:
-                while len(samples := file.read(BLOCK, dtype="float32", always_2d=True)):
+                file.seek(start)
+                while len(samples := file.read(min(frames, BLOCK), dtype="float32", always_2d=True)):
+                    frames, start = frames - len(samples), start + len(samples)
                     yield torch.from_numpy(samples.T)
         except soundfile.LibsndfileError as error:
-            raise ValueError(f"{self.path}: is damaged or cut off ({_reason(error)})") from None
+            what = "cannot be read" if error.code == SYSTEM_ERROR else "is damaged or cut off"
+            raise ValueError(f"{self.path}: {what} after {start / self.sample_rate:.1f} s ({_reason(error)})") from None
 
-    def _by_ffmpeg(self):
-        command = ["ffmpeg", "-xerror", *_FFMPEG_INPUT, _url(self.path), "-map", "0:a:0", "-f", "f32le",
-                   "-ar", str(self.sample_rate), "-ac", str(self.channels), "-"]  # fmt: skip
+    def _by_ffmpeg(self, start, frames):
+        if self.delay:  # such a file is decoded from its beginning
+            yield torch.zeros(self.channels, min(self.delay, frames))
+        done, left, size = start + self.delay, max(0, frames - self.delay), 4 * self.channels
+        seek = ["-ss", f"{start / self.sample_rate:.9f}"] if start else []
+        source = [*_FFMPEG_INPUT, *seek, "-i", _url(self.path), "-map", f"0:{self.stream}"]
+        target = ["-f", "f32le", "-ar", str(self.sample_rate), "-ac", str(self.channels), "-"]
+        command = ["ffmpeg", "-v", "error", "-xerror", *source, *target]
         with tempfile.TemporaryFile() as messages:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
             try:
-                while data := process.stdout.read(4 * self.channels * BLOCK):
-                    yield torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, self.channels).T
-                failed = process.wait()
+                while data := process.stdout.read(size * min(left, BLOCK)):
+                    block = torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, self.channels).T
+                    done, left = done + block.shape[-1], left - block.shape[-1]
+                    yield block
+                failed = left and process.wait()
             finally:
                 process.kill()
                 process.wait()
                 process.stdout.close()
-            if failed:
-                messages.seek(0)
-                lines = messages.read().decode(errors="replace").strip().splitlines()
-                raise ValueError(f"{self.path}: is damaged ({lines[-1] if lines else 'ffmpeg failed'})")
+            messages.seek(0)
+            text = messages.read().decode(errors="replace")
+        if failed or (left and _LOST.search(text)):
+            raise ValueError(
+                f"{self.path}: is damaged or cut off after {done / self.sample_rate:.1f} s ({_complaint(text)})"
+            )
 
 
-def _counts_frames(path: Path) -> bool:
-    """Whether an mp3 file tells its length, in a Xing, Info or VBRI header in its first frame."""
-    with path.open("rb") as file:
-        start = file.read(10)
-        if start[:3] == b"ID3":  # tags come first, with a size of four times seven bits
-            file.seek(10 + sum(byte << (7 * i) for i, byte in enumerate(reversed(start[6:10]))))
-        first = file.read(512)
-    return any(name in first for name in (b"Xing", b"Info", b"VBRI"))
+def recordings(path: str | os.PathLike) -> list[Recording]:
+    """The audio streams of a file: all of them where the ffmpeg program decodes it, else one; the default one first.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Recording.open` says.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    whole, reason = True, "holds several songs, or does not say how long it is"
+    if start[:4] == b"OggS":
+        whole = containers.is_one_ogg(path)
+    elif start[:4] == b"fLaC":
+        whole = containers.is_one_flac(path)
+    elif start[:3] == b"ID3" or start.lstrip(b"\0")[:1] in (b"\xff", b""):
+        whole = containers.is_one_mp3(path)
+    elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+        _check_size(path, 8 + int.from_bytes(start[4:8], "little"), path.stat().st_size)
+    try:
+        if whole and (recording := _opened(path)):
+            return [recording]
+    except (soundfile.LibsndfileError, TypeError) as error:  # the latter for a name that means samples without a header
+        reason = _reason(error)
+    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        raise ValueError(f"{path}: takes the ffmpeg program, which is not installed ({reason})")
+    return _probed(path)
 
 
-# what libsndfile says of a file whose header promises more audio than there is, in wav, aiff, au and w64
-_SIZES = re.compile(r"^ *(?:data|SSND|Data Size|riff) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
-_FFMPEG_INPUT = ("-v", "error", "-protocol_whitelist", "file", "-i")
+def _opened(path: Path) -> Recording | None:
+    """A file that libsndfile decodes, unless it holds MPEG in another container, whose length would be a guess."""
+    with soundfile.SoundFile(path) as file:
+        if sizes := _SIZES.search(file.extra_info):
+            _check_size(path, *map(int, sizes.groups()))
+        if not file.frames and path.stat().st_size > NEAR:
+            raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
+        if file.format != "MP3" and file.subtype.startswith("MPEG"):
+            return None
+        lead = LEAD if file.format == "OGG" else 0
+        return Recording(path, file.samplerate, file.channels, file.frames, lead=lead)
+
+
+def _first_bytes(path: Path) -> bytes:
+    """The beginning of a file that may be audio."""
+    try:
+        str(path).encode()
+        if os.path.isdir(path):
+            raise ValueError(f"{path}: is a folder, without audio files that can be read")
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FileNotFoundError
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(path)!r}: its name is not UTF-8: rename it") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    if not start:
+        raise ValueError(f"{path}: is empty")
+    if not _BINARY.search(start):  # the ffmpeg program would open the files that a playlist names
+        raise ValueError(f"{path}: cannot be read as audio: it is text, perhaps a playlist")
+    return start
+
+
+def _check_size(path: Path, promised: int, there: int) -> None:
+    piped = promised > NEAR and (promised + NEAR) % UNKNOWN <= 2 * NEAR
+    if there < promised and not piped:
+        raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
+
+
+def _probed(path: Path) -> list[Recording]:
+    """The audio streams of a file that the ffmpeg program decodes, the default one first."""
+    command = ["ffprobe", "-v", "warning", *_FFMPEG_INPUT, "-i", _url(path), "-of", "json", "-show_entries",
+               "stream=index,codec_type,sample_rate,channels,duration,start_time:"
+               "stream_disposition=default,attached_pic:format=duration,format_name"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise ValueError(f"{path}: cannot be read as audio ({_complaint(done.stderr)})")
+    content = json.loads(done.stdout)
+    streams = [stream for stream in content["streams"] if stream.get("codec_type") in ("audio", "video")]
+    streams = [stream for stream in streams if not stream["disposition"]["attached_pic"]]
+    begin = min((float(stream.get("start_time", 0)) for stream in streams), default=0)
+    found = []
+    for stream in sorted(streams, key=lambda stream: -stream["disposition"]["default"]):
+        if stream["codec_type"] == "audio" and stream.get("channels"):
+            rate, whole = int(stream["sample_rate"]), content["format"]
+            duration = float(stream.get("duration", whole.get("duration", 0) if len(streams) == 1 else 0))
+            if "Estimating duration" in done.stderr:  # from the first bit rate
+                duration = 0
+            delay = round((float(stream.get("start_time", 0)) - begin) * rate)
+            lead = LEAD if "mp4" in whole["format_name"] and not delay else NEVER  # other times are not exact
+            length = delay + max(0, math.floor((duration - SLACK) * rate))
+            found.append(Recording(path, rate, stream["channels"], length, stream["index"], lead, delay))
+    if not found:
+        raise ValueError(f"{path}: holds no audio")
+    return found
+
+
+_SIZES = re.compile(  # what libsndfile says of a file whose header promises more than there is
+    r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+_BINARY = re.compile(rb"[\0-\x08\x0e-\x1f]")
+_LOST = re.compile("prematurely|partial file|truncated|CRC")  # what the ffmpeg program mentions, and goes on
+_FFMPEG_INPUT = ("-protocol_whitelist", "file")
 
 
 def _url(path: Path) -> str:
     return f"file:{path.absolute()}"  # so that no name is taken for an option or a protocol
 
 
-def _reason(error: soundfile.LibsndfileError) -> str:
-    return error.error_string.strip().rstrip(".")
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).strip().rstrip(".")
+
+
+def _complaint(messages: str) -> str:
+    """The first line of what ffmpeg says, without the address and the file at its beginning."""
+    return re.sub(r"^(\[.*?\]|file:.*:) ", "", (messages.strip().splitlines() or ["for no known reason"])[0])
 
 
 def read(path: str | os.PathLike) -> tuple[Tensor, int]:

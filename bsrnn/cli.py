@@ -64,7 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     text = "the generic band schema (Y) or the paper's V7 (N), where --schema names none (default: Y)"
     add("--generic_bands", choices=("Y", "N"), default=argparse.SUPPRESS, help=text)
     for setting in fields(Config)[1:]:  # absent if not given: then it is what the model by name or Config says
-        _add_setting(add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} (default: {setting.default})")
+        _add_setting(
+            add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} (default: {setting.default})"
+        )
     for setting in fields(TrainingConfig):
         _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
     add("--checkpoint_fp", type=Path, help="model folder whose extractor is frozen and transferred to the parts")

@@ -83,7 +83,9 @@ class Config:
     mlp_layers: int = setting(1, "hidden layers of the mask estimation; 2 in the authors' later code", 1, 100)
     bin_convention: str = setting("centre", "how Hz become bins, see bands.py; floor in the authors' code")
     standardize: bool = setting(True, "show the network a standardized spectrogram, not the plain one of the paper")
-    eps: float = setting(1e-5, "of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1)
+    eps: float = setting(
+        1e-5, "of all norms: torch's default; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1
+    )
 
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))

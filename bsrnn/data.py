@@ -1,9 +1,9 @@
 """Songs with their stems, and the training samples drawn from them.
 
-A data set is a folder with train/ and test/, or with songs only; a song is a folder with one audio file per stem (wav,
-flac, ogg, mp3), as in MUSDB18-HQ, or a .stem.mp4 file, as in MUSDB18. A stem without a file is silent, and a mixture
-without one is the sum of the stems. A stems.yaml beside the songs may say which stems make up a source; files that no
-source names are left out, and whether names are in capitals does not matter:
+A data set is a folder with train/ and test/, or with songs only; a song is a folder with one audio file per stem, as in
+MUSDB18-HQ, or a .stem.mp4 file, as in MUSDB18. A stem without a file is silent, and a mixture without one is the sum of
+the stems. A stems.yaml beside the songs may say which stems make up a source; files that no source names are left out,
+hidden files are not seen, and whether names are in capitals does not matter:
 
     drums: [kick, snare, overheads]
     bass: [bass]
@@ -15,12 +15,11 @@ import hashlib
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 import yaml
 from torch import Tensor
@@ -28,14 +27,14 @@ from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from bsrnn import audio, demo, files
+from bsrnn.audio import SUFFIXES, Recording
 from bsrnn.config import SPLITS, TrainingConfig
 
 STEMS = ("drums", "bass", "other", "vocals")  # the sources, where no stems.yaml names others
 MAPPING, VALIDATION = "stems.yaml", "validation.txt"
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")  # of stem files
+TEXT_BYTES = 2**16  # that these may have
 STEM_FILE = ".stem.mp4"
-OGG_LEAD = 16_384  # samples
-STREAM_SLACK = 4_096  # samples that may lack at the end of a stream, whose length is known by its rounded duration
+STREAM_SLACK = 4_096  # samples by which the streams of a .stem.mp4 file may differ: the shortest one tells
 VALIDATION_SHARE = 6  # without a list of its own, every sixth training song validates; our choice
 
 # Source activity detection, Luo & Yu, section IV-A1
@@ -48,42 +47,6 @@ STEM_LEVEL = 0.05  # RMS that stems are brought to; our choice
 
 
 @dataclass(frozen=True)
-class AudioFile:
-    """An audio file, or one stream of a .stem.mp4 file, read at random."""
-
-    path: Path
-    stream: int | None = None
-
-    def read(self, start: int, frames: int, sample_rate: int) -> Tensor:
-        """`frames` samples from `start` on, as (C, frames).
-
-        Raises:
-            ValueError: the file cannot be read, ends before, or holds samples that are not finite.
-        """
-        if self.stream is None:
-            # libsndfile does not find every place on the last pages of an ogg file: it is led there from before
-            lead = min(start, OGG_LEAD) if self.path.suffix.lower() == ".ogg" else 0
-            try:
-                samples, _ = soundfile.read(self.path, lead + frames, start - lead, dtype="float32", always_2d=True)
-            except soundfile.LibsndfileError as error:
-                raise ValueError(f"{self.path}: cannot be read ({error.error_string})") from None
-            samples = samples[lead:]
-        else:
-            import stempeg
-
-            samples, _ = stempeg.read_stems(str(self.path), stem_id=self.stream, start=start / sample_rate,
-                                            duration=frames / sample_rate, dtype=np.float32)  # fmt: skip
-            samples = samples[:frames]
-        missing = frames - len(samples)
-        if missing > (0 if self.stream is None else STREAM_SLACK):
-            raise ValueError(f"{self.path}: is cut off before sample {start + frames}: replace it")
-        samples = np.pad(samples, ((0, missing), (0, 0)))
-        if not np.isfinite(samples).all():
-            raise ValueError(f"{self.path}: holds samples that are not finite (NaN or infinity)")
-        return torch.from_numpy(samples.T)
-
-
-@dataclass(frozen=True)
 class Track:
     """One song: the files of each source, all of the same rate, length and channels."""
 
@@ -91,7 +54,7 @@ class Track:
     sample_rate: int  # Hz
     length: int  # samples
     channels: int
-    files: Mapping[str, tuple[AudioFile, ...]] = field(compare=False, repr=False)  # of each source, and of "mixture"
+    files: Mapping[str, tuple[Recording, ...]] = field(compare=False, repr=False)  # of each source, and of "mixture"
 
     @property
     def name(self) -> str:
@@ -105,10 +68,10 @@ class Track:
         """A part of a source, or of "mixture", as (C, frames); -1 reads to the end.
 
         Raises:
-            ValueError: what `AudioFile.read` says.
+            ValueError: what `Recording.read` says.
         """
         frames = self.length - start if frames < 0 else frames
-        parts = [file.read(start, frames, self.sample_rate) for file in self.files[source]]
+        parts = [file.read(start, frames) for file in self.files[source]]
         return sum(parts) if parts else torch.zeros(self.channels, frames)
 
     def stems(self, names: Sequence[str]) -> Tensor:
@@ -154,9 +117,14 @@ def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str
         songs = [song for song in songs if (song.name.removesuffix(STEM_FILE) in held_out) == (split == "validation")]
     if not songs:
         raise ValueError(f"{root}: no songs for {split}")
-    found = [_open_track(song, mapping) for song in songs[: max(1, round(portion * len(songs)))]]
-    report([problem for track in found if isinstance(track, list) for problem in track], problems)
-    return [track for track in found if isinstance(track, Track)]
+    tracks, found = [], []
+    for song in songs[: max(1, round(portion * len(songs)))]:
+        try:
+            tracks.append(_open_track(song, mapping))
+        except (ValueError, FileNotFoundError) as error:
+            found += str(error).splitlines()
+    report(found, problems)
+    return tracks
 
 
 def report(found: Sequence[str], problems: list[str] | None = None) -> None:
@@ -167,34 +135,62 @@ def report(found: Sequence[str], problems: list[str] | None = None) -> None:
         raise ValueError("\n".join(dict.fromkeys(found)))
 
 
+def _seen(name: str) -> bool:
+    """Whether a file or folder is meant: not hidden, and not what macOS leaves beside files (._X, __MACOSX)."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _halves(root: Path) -> dict[str, Path]:
+    """The folders train and test of a data set, as far as they are there, in capitals or not."""
+    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    return {half: folders[half] for half in ("train", "test") if half in folders}
+
+
 def _songs(root: Path, split: str) -> list[Path]:
     """The songs of a split, validation songs among those of train, sorted by name."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
-    halves = [root / "train", root / "test"]
-    if any(half.is_dir() for half in halves):
-        if missing := [half.name for half in halves if not half.is_dir()]:
-            raise FileNotFoundError(f"{root}: has no {missing[0]} folder beside the other")
-        folder = halves[split == "test"]
-    else:
-        folder = root
-    songs = _songs_in(folder)
-    if folder == root and (split == "test" or not songs):
+    halves = _halves(root)
+    if len(halves) == 1:
+        (missing,) = {"train", "test"} - halves.keys()
+        raise FileNotFoundError(f"{root}: has no {missing} folder beside the other")
+    if halves:
+        return _songs_in(halves["test" if split == "test" else "train"])
+    songs = _songs_in(root)
+    if split == "test" or not songs:
         what = "its songs are for train and validation" if songs else "a song is a folder of stems or a .stem.mp4 file"
         raise FileNotFoundError(f"{root}: has no train and no test folder, and so no songs for {split}: {what}")
     return songs
 
 
 def _songs_in(folder: Path) -> list[Path]:
-    return sorted(song for song in folder.iterdir()
-                  if (song.is_dir() and not song.name.startswith(".")) or song.name.endswith(STEM_FILE))  # fmt: skip
+    return sorted(
+        song for song in folder.iterdir() if _seen(song.name) and (song.is_dir() or song.name.endswith(STEM_FILE))
+    )
 
 
-def _files(song: Path) -> dict[str, AudioFile]:
-    """The stems of a song and its mixture, by name in small letters."""
-    if song.name.endswith(STEM_FILE):
-        return {name: AudioFile(song, stream) for stream, name in enumerate(("mixture", *STEMS))}
-    return {file.stem.lower(): AudioFile(file) for file in sorted(song.iterdir()) if file.suffix.lower() in SUFFIXES}
+def _stem_files(folder: Path) -> dict[str, list[Path]]:
+    """The audio files in a folder, by name in small letters."""
+    found = defaultdict(list)
+    for file in sorted(folder.iterdir()):
+        if _seen(file.name) and file.suffix.lower() in SUFFIXES:
+            found[file.stem.lower()].append(file)
+    return found
+
+
+def _stem_names(song: Path) -> Sequence[str]:
+    return ("mixture", *STEMS) if song.name.endswith(STEM_FILE) else list(_stem_files(song))
+
+
+def _text(file: Path) -> str:
+    """What a small text file says."""
+    content = file.read_bytes()
+    if len(content) > TEXT_BYTES:
+        raise ValueError(f"{file}: is larger than {TEXT_BYTES // 1024} kB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file}: is not in UTF-8, but in another encoding: save it in UTF-8") from None
 
 
 def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
@@ -207,20 +203,22 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
     if not file.is_file():
         return {stem: (stem,) for stem in STEMS}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError:
+        content = yaml.load(_text(file), yaml.BaseLoader)  # which makes strings of all names, such as 808 and no
+    except (yaml.YAMLError, RecursionError):
         raise ValueError(f"{file}: is not YAML") from None
     lists = content.values() if isinstance(content, dict) else ()
-    if not lists or not all(isinstance(stems, list) and stems for stems in lists):
+    if not lists or not all(
+        isinstance(stems, list) and stems and all(isinstance(stem, str) for stem in stems) for stems in lists
+    ):
         raise ValueError(f"{file}: should map each source to a list of stems, such as `drums: [kick, snare]`")
-    mapping = {str(source): tuple(str(stem).lower() for stem in stems) for source, stems in content.items()}
+    mapping = {source: tuple(stem.lower() for stem in stems) for source, stems in content.items()}
     stems = [stem for group in mapping.values() for stem in group]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ValueError(f"{file}: {twice[0]} belongs to one source only, but is named more than once")
     if "mixture" in mapping:
         raise ValueError(f"{file}: mixture is no source")
-    songs = [song for folder in (root, root / "train", root / "test") if folder.is_dir() for song in _songs_in(folder)]
-    found = {stem for song in songs for stem in _files(song)} - {"mixture"}
+    songs = [song for folder in (root, *_halves(root).values()) for song in _songs_in(folder)]
+    found = {stem for song in songs for stem in _stem_names(song)} - {"mixture"}
     if missing := sorted(set(stems) - found):
         left_out = ", ".join(sorted(found - set(stems))) or "none"
         raise ValueError(f"{file}: no song has {', '.join(missing)}; stems that are there and not named: {left_out}")
@@ -231,7 +229,7 @@ def _held_out(root: Path, names: Sequence[str]) -> set[str]:
     """Which of the training songs validate."""
     file = root / VALIDATION
     if file.is_file():
-        listed = {line.strip() for line in file.read_text(encoding="utf-8").splitlines()} - {""}
+        listed = {line.strip() for line in _text(file).splitlines()} - {""}
         if unknown := sorted(listed.difference(names)):
             raise ValueError(f"{file}: no training song is named {unknown[0]!r}")
         return listed
@@ -241,62 +239,65 @@ def _held_out(root: Path, names: Sequence[str]) -> set[str]:
     return known.intersection(names) or set(names[::VALIDATION_SHARE])
 
 
-def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track | list[str]:
-    """The track in a folder or .stem.mp4 file, or a line for everything that is wrong with it."""
-    found = _files(song)
-    files = {source: tuple(found[stem] for stem in stems if stem in found) for source, stems in mapping.items()}
-    parts = [part for group in files.values() for part in group]
-    if not parts:
-        wanted = ", ".join(stem for stems in mapping.values() for stem in stems)
-        return [f"{song}: has no stems; expected audio files named {wanted} (a {MAPPING} can name others)"]
-    files["mixture"] = (found["mixture"],) if "mixture" in found else tuple(parts)
-    if song.name.endswith(STEM_FILE):
-        return _open_stem_file(song, files)
-    problems, infos = [], {}
-    for part in {*parts, *files["mixture"]}:
-        try:
-            infos[part.path.name] = soundfile.info(part.path)
-        except (soundfile.LibsndfileError, OSError):
-            problems.append(f"{part.path}: cannot be read as audio")
-            continue
-        if infos[part.path.name].frames == 0:
-            problems.append(f"{part.path}: holds no samples")
-    if problems:
-        return sorted(problems)
-    for field_name, what in (("samplerate", "sample rate"), ("frames", "length"), ("channels", "channels")):
-        values = {name: getattr(info, field_name) for name, info in sorted(infos.items())}
+def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track:
+    """The track in a folder or .stem.mp4 file; raises ValueError of a line for everything that is wrong with it."""
+    wanted = [stem for stems in mapping.values() for stem in stems]
+    found = _open_streams(song) if song.name.endswith(STEM_FILE) else open_stems(song, ["mixture", *wanted])
+    parts = {source: tuple(found[stem] for stem in stems if stem in found) for source, stems in mapping.items()}
+    every = tuple(part for group in parts.values() for part in group)
+    if not every:
+        raise ValueError(f"{song}: has no stems; expected audio files named {', '.join(wanted)} (a {MAPPING} can name "
+                         "others)")  # fmt: skip
+    parts["mixture"] = (found["mixture"],) if "mixture" in found else every
+    problems = []
+    for attribute in ("sample_rate", "length", "channels"):
+        values = {part.path.name: getattr(part, attribute) for part in found.values()}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
-            problems.append(f"{song}: files differ in {what}: {listed}")
-    if problems:
-        return problems
-    info = next(iter(infos.values()))
-    return Track(song, info.samplerate, info.frames, info.channels, files)
+            problems.append(f"{song}: files differ in {attribute.replace('_', ' ')}: {listed}")
+    report(problems)
+    return Track(song, every[0].sample_rate, every[0].length, every[0].channels, parts)
 
 
-def _open_stem_file(song: Path, files: Mapping[str, tuple[AudioFile, ...]]) -> Track | list[str]:
-    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
-        return [f"{song}: reading it takes the ffmpeg program, which is not installed"]
-    import stempeg
+def open_stems(folder: Path, wanted: Sequence[str]) -> dict[str, Recording]:
+    """Those audio files in a folder whose names, in small letters, are wanted; raises ValueError of a line for each
+    that cannot be used."""
+    problems, found = [], {}
+    for name, (file, *others) in _stem_files(folder).items():
+        if name in wanted:
+            try:
+                if others:
+                    raise ValueError(f"{folder}: which is {name}, {file.name} or {others[0].name}? Remove one")
+                found[name] = Recording.open(file).measured()
+                if not found[name].length:
+                    raise ValueError(f"{file}: holds no samples")
+            except (ValueError, FileNotFoundError) as error:
+                problems.append(str(error))
+    report(problems)
+    return found
 
-    try:
-        info = stempeg.Info(str(song))
-        rate = int(info.sample_rate(0))
-        length = round(float(info.duration(0)) * rate)
-        streams = len(info.audio_stream_idx())
-    except (RuntimeError, KeyError, ValueError, Warning):
-        return [f"{song}: cannot be read as audio"]
-    if streams != len(STEMS) + 1:
-        return [f"{song}: has {streams} streams, not the mixture and four stems of MUSDB18"]
-    return Track(song, rate, length, 2, files)
+
+def _open_streams(song: Path) -> dict[str, Recording]:
+    """The mixture and the stems in a .stem.mp4 file."""
+    streams = sorted(audio.recordings(song), key=lambda part: part.stream or 0)
+    if len(streams) != len(STEMS) + 1:
+        raise ValueError(f"{song}: has {len(streams)} streams, not the mixture and four stems of MUSDB18")
+    # those of which the file says the same length have the same length
+    lengths = {part.measured().length for part in {part.length: part for part in streams}.values()}
+    if max(lengths) - min(lengths) > STREAM_SLACK:
+        raise ValueError(f"{song}: its streams differ in length")
+    parts = [replace(part, length=min(lengths)) for part in streams]
+    return dict(zip(("mixture", *STEMS), parts, strict=True))
 
 
 def fingerprint(root: Path) -> str:
     """Twelve hex digits that change when the names or sizes of a data set's files do."""
-    suffixes = (*SUFFIXES, ".mp4")
-    files = [file for file in root.rglob("*") if file.suffix.lower() in suffixes or file.name in (MAPPING, VALIDATION)]
-    named = "".join(f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n" for file in sorted(files))
-    return hashlib.sha256(named.encode()).hexdigest()[:12]
+    named = ""
+    for file in sorted(root.rglob("*")):
+        inside, is_meant = file.relative_to(root), file.suffix.lower() in SUFFIXES or file.name in (MAPPING, VALIDATION)
+        if is_meant and all(map(_seen, inside.parts)) and file.is_file():
+            named += f"{inside.as_posix()} {file.stat().st_size}\n"
+    return hashlib.sha256(named.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def windows(length: int, sample_rate: int, segment: float = 6.0) -> list[tuple[int, int]]:
@@ -324,8 +325,11 @@ def active_segments(stem: Tensor, sample_rate: int, segment: float = 6.0) -> lis
     chunks = torch.stack([stem[:, start : start + part * SEGMENT_CHUNKS] for start, _ in segments])
     levels = chunks.unflatten(-1, (-1, part)).square().mean((1, 3)).sqrt()  # (segments, chunks)
     levels = levels.clamp_min(SILENT_LEVEL)
-    threshold = max(float(levels.quantile(ACTIVE_QUANTILE)), ACTIVE_LEVEL)
-    active = (levels > threshold).float().mean(1) > 0.5
+    quantile = float(levels.quantile(ACTIVE_QUANTILE))
+    for threshold in (max(quantile, ACTIVE_LEVEL), ACTIVE_LEVEL):  # the latter for a level that is constant
+        active = (levels > threshold).float().mean(1) > 0.5
+        if active.any():
+            break
     return [segment for segment, keep in zip(segments, active, strict=True) if keep]
 
 
@@ -339,22 +343,23 @@ def bundled_song() -> tuple[Tensor, dict[str, Tensor], int] | None:
         return None
     import stempeg
 
-    samples, rate = stempeg.read_stems(stempeg.example_stem_path(), dtype=np.float32)  # (mixture and stems, L, C)
-    mixture, *stems = torch.from_numpy(samples).transpose(1, 2)
-    return mixture, dict(zip(STEMS, stems, strict=True)), int(rate)
+    song = _open_streams(Path(stempeg.example_stem_path()))
+    mixture, *stems = (part.read() for part in song.values())
+    return mixture, dict(zip(STEMS, stems, strict=True)), song["mixture"].sample_rate
 
 
-def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Track, str, Tensor]]:
-    """Every source and mixture of every song, whole; those that cannot be read are problems instead."""
+def _signals(tracks: Sequence[Track], problems: list[str], unread: set[str]) -> Iterator[tuple[Track, str, Tensor]]:
+    """Every source and mixture of every song, whole; those that cannot be read are problems, and their names unread."""
     for track in tqdm(tracks, "listening for problems", unit="song", delay=2, leave=False, disable=None):
         stems = {file for source in track.sources for file in track.files[source]}
-        for name, files in track.files.items():
-            if name == "mixture" and stems.issuperset(files):
+        for name, parts in track.files.items():
+            if name == "mixture" and stems.issuperset(parts):
                 continue  # their sum
             try:
                 signal = track.read(name)
             except ValueError as error:
                 problems.append(str(error))
+                unread.add(name)
                 continue
             yield track, name, signal
 
@@ -386,8 +391,9 @@ class Mixes(Dataset):
         self.targets, self.config, self.sample_rate = tuple(targets), config, sample_rate
         self.chunk, self.seed = chunk, seed
         self.factors = {}  # on the level of a song's stem
-        self.segments, found, heard = {source: [] for source in tracks[0].sources}, [], defaultdict(set)
-        for track, source, signal in _signals(tracks, found):
+        self.segments, found = {source: [] for source in tracks[0].sources}, []
+        heard, unread = defaultdict(set), set()
+        for track, source, signal in _signals(tracks, found, unread):
             if source == "mixture":
                 continue
             if signal.any():
@@ -399,7 +405,8 @@ class Mixes(Dataset):
                 power = sum(signal[:, start:stop].square().mean() for start, stop in salient) / len(salient)
                 self.factors[track, source] = STEM_LEVEL / float(power) ** 0.5
         report(found + [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in targets
-                        if source not in heard or not self.segments[source]], problems)  # fmt: skip
+                        if source not in unread and (source not in heard or not self.segments[source])],
+               problems)  # fmt: skip
         self.pools = {target: self.segments for target in targets}  # where the stems of a sample come from
         if config.target_songs:
             self.pools = {target: {source: [segment for segment in segments if segment[0] in heard[target]] or segments
@@ -513,7 +520,7 @@ class WholeTracks(Dataset):
         check_sources(targets, tracks)
         self.tracks, self.targets, self.seconds = tracks, targets, seconds
         found, heard = [], set()
-        for track, source, signal in _signals(tracks, found):
+        for track, source, signal in _signals(tracks, found, heard):
             start, length = self._part(track)
             if signal[:, start : start + length].any():
                 heard.add(source)

@@ -14,14 +14,13 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from bsrnn import audio, checkpoint, files
 from bsrnn.config import Config
-from bsrnn.data import SUFFIXES, AudioFile, Track, check_sources
+from bsrnn.data import Track, check_sources, open_stems
 from bsrnn.metrics import csdr_frames, median, si_sdr, silent, usdr
 from bsrnn.model import BSRNN
 from bsrnn.separate import Separator
@@ -114,19 +113,13 @@ def score(
     table = ScoreTable(settings, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
 
-    def kept(estimator, track):  # the files that are wanted beside the rows
-        found = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
+    def is_done(estimator: Estimator, track: Track) -> bool:
+        kept = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
         if audio_folder and estimator.is_model:
-            found += [audio_folder / estimator.name / track.name / f"{source}.wav" for source in estimator.sources]
-        return found
+            kept += [audio_folder / estimator.name / track.name / f"{source}.wav" for source in estimator.sources]
+        return table.holds(estimator.name, track.name, metrics) and all(file.is_file() for file in kept)
 
-    todo = [
-        (track, estimator)
-        for track in tracks
-        for estimator in estimators
-        if not table.holds(estimator.name, track.name, metrics)
-        or not all(file.is_file() for file in kept(estimator, track))
-    ]
+    todo = [(track, estimator) for track in tracks for estimator in estimators if not is_done(estimator, track)]
     if done := len(tracks) * len(estimators) - len(todo):
         print(f"{out}: {done} of {done + len(todo)} were scored before", flush=True)
     with tqdm(total=len(todo), unit="song", delay=2, disable=None) as bar:
@@ -134,19 +127,20 @@ def score(
             values = measure(references, estimates, track.sample_rate)
             if audio_folder and estimator.is_model:
                 _write_audio(audio_folder / estimator.name / track.name, track, estimator.sources, estimates)
-            if with_bsseval or museval_folder:
+            ratios = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else None
+            if ratios is not None:
+                values |= dict(zip(BSSEVAL, median(ratios), strict=True))
+            if museval_folder:
                 frames = csdr_frames(references, estimates, track.sample_rate)
-                ratios = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else None
-                if with_bsseval:
-                    values |= dict(zip(BSSEVAL, median(ratios), strict=True))
-                if museval_folder:
-                    (file, *_) = kept(estimator, track)
-                    _write_museval(file, track, estimator.sources, frames, ratios)
+                file = museval_folder / estimator.name / split / f"{track.name}.json"
+                _write_museval(file, track, estimator.sources, frames, ratios)
             keys = {"run": estimator.name, "split": split, "track": track.name}
             table.add(
-                keys | {"source": source, "metric": metric, "value": float(value)}
-                for metric, each in values.items()
-                for source, value in zip(estimator.sources, each, strict=True)
+                [
+                    keys | {"source": source, "metric": metric, "value": float(value)}
+                    for metric, of_sources in values.items()
+                    for source, value in zip(estimator.sources, of_sources, strict=True)
+                ]
             )
             bar.update()
     return table.rows()
@@ -169,12 +163,12 @@ def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> T
     silent ones, which museval refuses."""
     import museval
 
-    heard = ~(silent(references) | silent(estimates))
+    heard = ~torch.as_tensor(silent(references) | silent(estimates))
     frames = max(1, references.shape[-1] // sample_rate)
     ratios = torch.full((len(BSSEVAL), len(references), frames), torch.nan, dtype=torch.double)
     if heard.any():
-        pair = (signals[heard].transpose(1, 2).double().numpy() for signals in (references, estimates))
-        ratios[:, heard] = torch.from_numpy(np.stack(museval.evaluate(*pair, sample_rate, sample_rate)[1:]))
+        ours, theirs = (signals[heard].transpose(1, 2).double().numpy() for signals in (references, estimates))
+        ratios[:, heard] = torch.from_numpy(np.stack(museval.evaluate(ours, theirs, sample_rate, sample_rate)[1:]))
     return ratios
 
 
@@ -206,7 +200,8 @@ class ScoreTable:
     """
 
     def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
-        self.file, self.parts = file, {}
+        self.file = file
+        self.parts: dict[tuple[str, str], list[dict]] = {}
         self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
         if file is None:
             return
@@ -231,9 +226,8 @@ class ScoreTable:
         """Whether a song has all of these metrics."""
         return set(metrics) <= {row["metric"] for row in self.parts.get((run, track), ())}
 
-    def add(self, rows: Iterator[Mapping]) -> None:
+    def add(self, rows: list[dict]) -> None:
         """Take the rows of one run and track in place of those it has."""
-        rows = list(rows)
         self.parts[rows[0]["run"], rows[0]["track"]] = rows
         if self.file:
             files.save_rows(self.file, self.rows())
@@ -286,13 +280,14 @@ def find_estimators(
         found.append(_of_separator(separator, place.name))
         configs += [model.config for model in separator.models]
     found += [of_folder(folder, tracks) for folder in folders]
-    oracle = {"sample_rate": sample_rate, "n_fft": n_fft}
+    oracles: dict = {"sample_rate": sample_rate, "n_fft": n_fft}
     for name, default in (("sample_rate", 44_100), ("n_fft", 2048)):
         values = {getattr(config, name) for config in configs} or {default}
-        if oracle[name] is None and len(values) > 1:
+        if oracles[name] is None and len(values) > 1:
             raise ValueError(f"the models differ in {name}: give the oracles' --{name}")
-        oracle[name] = values.pop() if oracle[name] is None else oracle[name]
-    found += baselines(tracks[0].sources, **oracle)
+        if oracles[name] is None:
+            oracles[name] = values.pop()
+    found += baselines(tracks[0].sources, **oracles)
     names = [estimator.name for estimator in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two runs would have the name {twice[0]}: rename the folder of one")
@@ -311,7 +306,7 @@ def _of_separator(separator: Separator, name: str) -> Estimator:
 
 
 def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
-    """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `data.SUFFIXES`.
+    """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `audio.SUFFIXES`.
 
     Sources of which no track has an estimate are not scored.
 
@@ -324,39 +319,37 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     known, found, problems = tracks[0].sources, {}, []
     for track in tracks:
         place = folder / track.name
-        there = sorted(place.iterdir()) if place.is_dir() else []
-        found[track.name] = {file.stem: file for file in there if file.suffix.lower() in SUFFIXES}
-    sources = tuple(source for source in known if any(source in stems for stems in found.values()))
-    if not sources:
+        try:
+            found[track] = open_stems(place, [source.lower() for source in known]) if place.is_dir() else {}
+        except ValueError as error:
+            problems.append(str(error))
+    names = [source for source in known if any(source.lower() in stems for stems in found.values())]
+    if not names and not problems:
         raise ValueError(f"{folder}: holds no estimates; expected {tracks[0].name}/{known[0]}.wav and so on")
-    for track in tracks:
-        for source in sources:
-            if file := found[track.name].get(source):
-                problems += _mismatches(file, track)
+    for track, stems in found.items():
+        for source in names:
+            if estimate := stems.get(source.lower()):
+                problems += _mismatches(estimate, track)
             else:
                 problems.append(f"{folder / track.name}: has no estimate of {source}")
     if problems:
         raise ValueError("\n".join(problems))
 
     def read(track: Track, _: Mapping[str, Tensor]) -> Tensor:
-        stems = [AudioFile(found[track.name][source]) for source in sources]
-        return torch.stack([stem.read(0, track.length, track.sample_rate) for stem in stems])
+        return torch.stack([found[track][source.lower()].read() for source in names])
 
-    used = [file for stems in found.values() for source, file in stems.items() if source in sources]
+    used = [estimate.path for stems in found.values() for estimate in stems.values()]
     states = {file.relative_to(folder).as_posix(): [file.stat().st_size, file.stat().st_mtime_ns] for file in used}
-    return Estimator(folder.absolute().name, sources, read, {"files": states})
+    return Estimator(folder.absolute().name, tuple(names), read, {"files": states})
 
 
-def _mismatches(file: Path, track: Track) -> list[str]:
-    try:
-        info = soundfile.info(file)
-    except (soundfile.LibsndfileError, OSError):
-        return [f"{file}: cannot be read as audio"]
-    if info.samplerate != track.sample_rate:
-        return [f"{file}: has a sample rate of {info.samplerate} Hz, not {track.sample_rate} as its song: resample it"]
-    problems, excess = [], info.frames - track.length
-    if info.channels != track.channels:
-        problems.append(f"{file}: has {info.channels} channels, its song {track.channels}: convert it")
+def _mismatches(estimate: audio.Recording, track: Track) -> list[str]:
+    file, rate = estimate.path, estimate.sample_rate
+    if rate != track.sample_rate:
+        return [f"{file}: has a sample rate of {rate} Hz, not {track.sample_rate} as its song: resample it"]
+    problems, excess = [], estimate.length - track.length
+    if estimate.channels != track.channels:
+        problems.append(f"{file}: has {estimate.channels} channels, its song {track.channels}: convert it")
     if excess:
         what, cure = ("longer", "cut") if excess > 0 else ("shorter", "pad")
         count = f"{abs(excess)} sample{'s' * (abs(excess) > 1)}"

@@ -23,6 +23,13 @@ class PackedBands(nn.Module):
         bins: half-open bin range of each band; together they partition [0, F).
     """
 
+    bins: Tensor
+    order: Tensor  # the bands, group after group
+    band_place: Tensor  # where band k is in that order
+    bin_place: Tensor  # where bin f is in the groups
+    band_of_bin: Tensor
+    widths: Tensor
+
     def __init__(self, bins: Iterable[tuple[int, int]]):
         super().__init__()
         bins = list(bins)
@@ -35,9 +42,9 @@ class PackedBands(nn.Module):
         ]
         packed = torch.tensor([f for row in rows for f in row])
         self._index("bins", packed)
-        self._index("order", order)  # the bands, group after group
-        self._index("band_place", torch.tensor(order).argsort())  # where band k is in that order
-        self._index("bin_place", packed.argsort()[: self.num_bins])  # where bin f is in the groups
+        self._index("order", order)
+        self._index("band_place", torch.tensor(order).argsort())
+        self._index("bin_place", packed.argsort()[: self.num_bins])
         self._index("band_of_bin", [k for k, (start, stop) in enumerate(bins) for _ in range(start, stop)])
         self._index("widths", [stop - start for start, stop in bins])
 

@@ -25,10 +25,6 @@ BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
 RESIDUAL = "residual"
 MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .ac3 .mp4 .mov .webm .mka "
-    ".mkv .avi .wma".split()
-)
 
 
 class Separator:
@@ -197,7 +193,7 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
 
     Args:
         inputs: files, or folders whose audio files are all meant; hidden ones and, where `out` lies in such a folder,
-            what lies in `out` excepted.
+            what lies in `out` excepted, and links that lead to themselves.
         out: the folder of all stems.
 
     Raises:
@@ -207,16 +203,13 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     for path in inputs:
         found, is_folder = [path], os.path.isdir(path)  # which does not raise, as path.is_dir() may
         if is_folder:
-            if path.resolve() == out.resolve():
+            if os.path.realpath(path) == os.path.realpath(out):
                 raise ValueError(f"{path}: holds the songs, and cannot be the folder of the stems as well")
-            inside = path.resolve() in out.resolve().parents
-            found = [file for file in sorted(_audio_files(path))
-                     if not (inside and out.resolve() in file.resolve().parents)
-                     and not any(part.startswith(".") for part in file.relative_to(path).parts)]  # fmt: skip
+            found = sorted(_audio_files(path, os.path.realpath(out)))
         for song in found or [path]:
-            if song.resolve() in seen:
+            if (real := os.path.realpath(song)) in seen:
                 continue
-            seen.add(song.resolve())
+            seen.add(real)
             parent = song.relative_to(path).parent if is_folder else Path()
             places = [out / parent / name for name in (song.stem, song.name) if name.strip(".")]
             free = [place for place in places if place not in songs]
@@ -227,11 +220,16 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     return {song: place for place, song in songs.items()}
 
 
-def _audio_files(folder: Path) -> Iterator[Path]:
-    """The audio files in a folder and below, and the folders there that may not be looked into: to be told of."""
+def _audio_files(folder: Path, out: str) -> Iterator[Path]:
+    """The audio files in a folder and below, not in `out`, and the folders that may not be looked into: to be told of."""
     locked = []
-    for parent, _, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
-        yield from (Path(parent, name) for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES)
+    for parent, folders, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) != out]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(parent, name) for name in names if not name.startswith(".")):
+            # a link that leads to itself is nowhere
+            if file.suffix.lower() in audio.SUFFIXES and not os.path.islink(os.path.realpath(file)):
+                yield file
     yield from locked
 
 
@@ -266,7 +264,8 @@ def separated(
 
     The song is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
     overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
-    blocks changes nothing.
+    blocks changes nothing. A constant offset stays: models learned from songs with theirs, and to remove even 0.0001
+    changes the published drums by -25 dB, for better or worse; 0.02 costs them 0.25 dB of uSDR, 0.3 costs 2 dB.
 
     Args:
         model: on whatever device the work is to be done.

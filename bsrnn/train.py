@@ -17,11 +17,11 @@ from pathlib import Path
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -124,9 +124,10 @@ def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) ->
     tracks = data.find_tracks(dataset, "train", config.portion, problems)
     validation = data.find_tracks(dataset, "validation", problems=problems)
     samples = {"sample_rate": model.config.sample_rate, "chunk": model.config.chunk}
-    mixes = tracks and data.Mixes(tracks, sources, config, seed=seed, problems=problems, **samples)
-    whole = validation and data.WholeTracks(validation, sources, config.validation_seconds, problems)
+    mixes = data.Mixes(tracks, sources, config, seed=seed, problems=problems, **samples) if tracks else None
+    whole = data.WholeTracks(validation, sources, config.validation_seconds, problems) if validation else None
     data.report(problems)
+    assert mixes and whole  # as there are no problems
     return mixes, whole
 
 
@@ -297,12 +298,14 @@ class TrainingModule(lightning.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, self.settings.lr_decay)]
 
     def validation_step(self, batch, _):
-        name, mixture, targets, sample_rate = (part.cpu() if isinstance(part, torch.Tensor) else part for part in batch)
+        name, mixture, targets, sample_rate = batch
+        mixture, targets = mixture.cpu(), targets.cpu()
         peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
-        estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=self.model.config.chunk).values()))
-        spectrograms = (stft(signals, self.model.config.n_fft)[None] for signals in (estimates, targets))
-        loss = losses.multitask(losses.objective(*spectrograms, estimates[None], targets[None]))
+        config = self.model.config
+        estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=config.chunk).values()))
+        spectrum, target = stft(estimates, config.n_fft), stft(targets, config.n_fft)
+        loss = losses.multitask(losses.objective(spectrum[None], target[None], estimates[None], targets[None]))
         self.tracks[name] = usdr(targets, estimates), loss
 
     def on_validation_epoch_end(self):

@@ -7,7 +7,7 @@
       transfer-{schema}-drums-bass-{seed}:
         {experiment: transfer, base_run: "base-{schema}-drums-{seed}", sources: [bass], training: {max_epochs: 3}}
       base-joint-drums-{seed}: {experiment: base, schema: joint, sources: [drums]}
-      longer-generic-drums-0: {experiment: longer, schema: generic, seed: 0, sources: [drums], training: {max_epochs: 9}}
+      longer-v7-drums-0: {experiment: longer, schema: v7, seed: 0, sources: [drums], training: {max_epochs: 9}}
 
 A name with {schema} or {seed} stands for a run in each of the profile's schemas, and with each of its seeds; any other
 run says its own. What differs from the profile's `training_config` stands in `training`. A transfer has a `base_run`,
@@ -49,29 +49,32 @@ def load(profile: str, seeds: list[int] | None = None) -> tuple[dict, list[Run]]
 
     Raises:
         FileNotFoundError: there is no such profile.
-        ValueError: a run lacks something, has something unknown, or has a base that the profile has not.
+        ValueError: a run lacks something, has something unknown, has a base that the profile has not, or is the same as
+            another.
     """
     folder = files.root() / "profiles"
     if not (folder / f"{profile}.yaml").is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise FileNotFoundError(f"no profile {profile!r}: choose from {known}")
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise FileNotFoundError(f"no profile {profile!r}: choose from {', '.join(known)}")
     settings = yaml.safe_load((folder / f"{profile}.yaml").read_text())
-    runs: dict[str, Run] = {}
+    runs, cells = {}, {}
     for template, entry in settings["runs"].items():
-        wrong = sorted(entry.keys() - _KEYS) or sorted({"experiment", "sources"} - entry.keys())
-        if wrong:
+        if wrong := sorted(entry.keys() - _KEYS | {"experiment", "sources"} - entry.keys()):
             raise ValueError(f"{profile}: {template}: {wrong[0]!r} is unknown or missing; a run has {sorted(_KEYS)}")
         schemas = settings["schemas"] if "{schema}" in template else [entry.get("schema")]
         for schema, seed in product(
             schemas, (seeds or settings["seeds"]) if "{seed}" in template else [entry.get("seed")]
         ):
             name, base = (text.format(schema=schema, seed=seed) for text in (template, entry.get("base_run", "")))
-            if schema is None or seed is None:
-                raise ValueError(f"{profile}: {name}: has no schema or no seed, in its name or beside it")
-            if name in runs or (base and base not in runs):
-                raise ValueError(f"{profile}: {name}: is there twice, or before its base {base!r}")
+            if None in (schema, seed) or name in runs or (base and base not in runs):
+                raise ValueError(f"{profile}: {name}: has no schema or seed, is there twice, or stands before its base")
             learned = runs[base].learned if base else "+".join(entry["sources"])
+            cell = (entry["experiment"], schema, tuple(entry["sources"]), seed, learned)
+            if cell in cells:  # tables would take them for runs of one cell with different seeds
+                raise ValueError(
+                    f"{profile}: {name}: is told from {cells[cell]} by its name alone: name its experiment"
+                )
             training = settings["training_config"] | entry.get("training", {})
-            runs[name] = Run(name, entry["experiment"], schema, tuple(entry["sources"]), seed, learned, base, training)
             TrainingConfig(**training), Config(entry["sources"], schema, **settings["model_config"]).bins()
+            runs[name], cells[cell] = Run(name, *cell, base, training), name
     return settings, list(runs.values())

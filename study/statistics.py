@@ -21,19 +21,16 @@ TRIVIAL = ("mixture", "silence")  # baselines that need no model; all others are
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means of score rows: first over tracks (NaN left out), then over runs.
-
-    Returns:
-        a row per split, experiment (or baseline), learned, source and schema, with columns uSDR, cSDR and what else
-        was measured, in dB, the number of runs, and of tracks in which the source sounds, and `run`, the names of the
-        runs, see `joined`.
-    """
+    """Means of score rows: first over tracks (NaN left out), then over runs. A row per split, experiment (or baseline),
+    learned, source and schema, with columns uSDR, cSDR and what else was measured, in dB, the number of runs, and of
+    tracks in which the source sounds, and `run`, the names of the runs, see `joined`."""
     named = scores.assign(experiment=scores["experiment"].where(scores["experiment"] != "baseline", scores["run"]))
     runs = named.groupby([*CELL, "run", "metric"])["value"].agg(["mean", "count"])
     table = runs["mean"].groupby([*CELL, "metric"]).mean().unstack("metric")
     table = table[["uSDR", "cSDR", *table.columns.difference(["uSDR", "cSDR"])]]
     counts = runs.xs("uSDR", level="metric")["count"].groupby(list(CELL)).agg(["size", "max"])
-    table = table.assign(runs=counts["size"], tracks=counts["max"], run=named.groupby(list(CELL))["run"].agg(joined))
+    names = named.groupby(list(CELL))["run"].agg(joined)
+    table = table.assign(runs=counts["size"], tracks=counts["max"], run=names)
     return table.rename_axis(columns=None).reset_index()
 
 
@@ -51,8 +48,9 @@ def gains(scores: pd.DataFrame) -> pd.DataFrame:
     model = ~table["experiment"].isin(scores.loc[scores["experiment"] == "baseline", "run"])
     baselines = table[~model].pivot(index=place, columns="experiment", values="uSDR")
     baselines.insert(0, "trivial", baselines.reindex(columns=TRIVIAL).max(axis=1))
-    models = table[model].join(baselines.drop(columns=list(TRIVIAL), errors="ignore"), on=place)
-    models.insert(models.columns.get_loc("trivial") + 1, "gain", models["uSDR"] - models["trivial"])
+    models = table[model].join(baselines["trivial"], on=place)
+    models["gain"] = models["uSDR"] - models["trivial"]
+    models = models.join(baselines.drop(columns=["trivial", *TRIVIAL], errors="ignore"), on=place)
     return models.assign(run=models.pop("run")).reset_index(drop=True)
 
 
@@ -66,14 +64,10 @@ def pairs(
 ) -> dict[tuple[str, ...], tuple[pd.DataFrame, pd.DataFrame]]:
     """The uSDR, in dB, of cells of one kind and of the same cells of another kind, see `paired_differences`: two tables
     (runs, tracks) of those tracks in which all runs have a score, by the columns in which the cells agree."""
-    chosen = scores[scores["metric"] == "uSDR"]
-
-    def cells(kind):
-        rows = chosen[(chosen[list(kind)] == pd.Series(kind)).all(axis=1)]
-        groups = rows.groupby(agreed(one, other))
-        return {key: cell.pivot_table("value", "run", "track").dropna(axis=1) for key, cell in groups}
-
-    ours, theirs = cells(one), cells(other)
+    chosen, ours, theirs = scores[scores["metric"] == "uSDR"], {}, {}
+    for kind, cells in ((one, ours), (other, theirs)):
+        for key, cell in chosen[(chosen[list(kind)] == pd.Series(kind)).all(axis=1)].groupby(agreed(one, other)):
+            cells[key] = cell.pivot_table("value", "run", "track").dropna(axis=1)
     found = {key: ours[key].columns.intersection(theirs[key].columns) for key in sorted(ours.keys() & theirs.keys())}
     return {key: (ours[key][tracks], theirs[key][tracks]) for key, tracks in found.items() if len(tracks)}
 
@@ -98,83 +92,74 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
         a, b = (side.to_numpy() for side in sides)
         difference = a.mean(0) - b.mean(0)
         p = wilcoxon(difference).pvalue if difference.any() else 1.0
-        row = [a.mean(), b.mean(), difference.mean(), *difference_interval(a, b), rank_biserial(difference), p]
-        rows.append([*key, *row, min(len(a), len(b)), len(difference)])
+        means = (a.mean(), b.mean(), difference.mean())
+        rows.append(
+            [*key, *means, *difference_interval(a, b), rank_biserial(difference), p, min(len(a), len(b)), a.shape[1]]
+        )
     return pd.DataFrame(rows, columns=[*agreed(one, other), *ANSWER])
 
 
 def questions(scores: pd.DataFrame) -> list[tuple[Mapping[str, str], Mapping[str, str]]]:
-    """What a study asks of the cells it has, as pairs of kinds for `paired_differences`.
-
-    Is one schema as good as another; does a transferred model score what one from scratch with a transfer's budget
-    scores, or one with a base's; does a model of several sources score what those of one do; and which base serves a
-    transfer better?
-    """
+    """What a study asks of the cells it has, as pairs of kinds for `paired_differences`: is one schema as good as
+    another; does a transferred model score what one from scratch with a transfer's budget scores, or one with a base's;
+    does a model of several sources score what those of one do; and which base serves a transfer better?"""
     models = scores[scores["experiment"] != "baseline"]
-    others = sorted(set(models["schema"]) - {"generic", "v7"})
+    others, learned = (
+        sorted(set(models["schema"]) - {"generic", "v7"}),
+        models.groupby("experiment")["learned"].unique(),
+    )
     schemas = [("generic", "v7"), *((other, known) for other in others for known in ("v7", "generic"))]
-    found = [({"schema": one}, {"schema": other}) for one, other in schemas]
-
-    def kinds(experiment):
-        learned = models.loc[models["experiment"] == experiment, "learned"].unique()
-        return [{"experiment": experiment, "learned": sources} for sources in sorted(learned)]
-
-    transfers, alone = kinds("transfer"), [{"experiment": "scratch"}, {"experiment": "base"}]
-    found += [(transfer, single) for transfer in transfers for single in alone]
-    found += [(several, alone[1]) for several in kinds("multitask")]
-    return found + [(one, other) for other, one in combinations(transfers, 2)]
+    transfers, several = (
+        [{"experiment": kind, "learned": sources} for sources in sorted(learned.get(kind, ()))]
+        for kind in ("transfer", "multitask")
+    )
+    return [
+        *(({"schema": one}, {"schema": other}) for one, other in schemas),
+        *((one, {"experiment": alone}) for one in transfers for alone in ("scratch", "base")),
+        *((one, {"experiment": "base"}) for one in several),
+        *((one, other) for other, one in combinations(transfers, 2)),
+    ]
 
 
 def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `paired_differences` for each of the `questions` that the scores can answer, and which of them have
-    support.
+    """The rows of `paired_differences` for each of the `questions` that the scores can answer, and their support.
 
     Returns:
         `topic`, what a question is about: schemas, transfer or multitask; `question`, such as "generic minus v7"; the
         columns of `CELL`, empty where the two sides of a question differ; what `paired_differences` says, but with `p`
         by Holm's correction for the rows of a topic that have `LEAST_TRACKS` or more, as no others can have support;
-        and `better`, the name of the side that interval and test agree on where each side has `LEAST_RUNS` or more, or
-        "no support".
+        and `better`, the side that interval and test agree on where both have `LEAST_RUNS` or more, or "no support".
     """
-    answers = []
-    for one, other in questions(scores):
-        names = {"topic": one.get("experiment", "schemas"), "one": name_of(one), "other": name_of(other)}
-        answers.append(paired_differences(scores, one, other).assign(**names))
+    answers = [
+        paired_differences(scores, one, other).assign(
+            topic=one.get("experiment", "schemas"), one=" ".join(one.values()), other=" ".join(other.values())
+        )
+        for one, other in questions(scores)
+    ]
     table = pd.concat([answer for answer in answers if len(answer)] or answers, ignore_index=True)
     counted = table["tracks"] >= LEAST_TRACKS
     table.loc[counted, "p"] = table[counted].groupby("topic")["p"].transform(lambda p: holm(p.to_numpy(float)))
     supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0)) & (table["runs"] >= LEAST_RUNS)
     better = table["one"].where(table["difference"] > 0, table["other"]).where(supported, "no support")
     table = table.assign(question=table["one"] + " minus " + table["other"], better=better)
-    table = table.reindex(columns=["topic", "question", *CELL, *ANSWER, "better"])
+    table = table.reindex(columns=["topic", "question", *CELL, *ANSWER, "better"], fill_value="")
     return table.fillna(dict.fromkeys(CELL, ""))
-
-
-def name_of(kind: Mapping[str, str]) -> str:
-    """What tables and figures call a kind of cells: its values, without their columns."""
-    return " ".join(kind.values())
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """95% interval of the mean of some values, (tracks,) or (runs, tracks), by the percentiles of resampled means; the
     same values always have the same. NaN values are left out; a single value is its own interval."""
-    values = np.atleast_2d(np.asarray(values, float))
-    values = values[:, ~np.isnan(values).all(0)]
-    if not values.size:
-        return np.nan, np.nan
-    values = np.where(np.isnan(values), np.nanmean(values, 0), values)
-    return difference_interval(values, np.zeros((1, values.shape[1])))
+    table = pd.DataFrame(np.atleast_2d(values)).dropna(axis=1, how="all")
+    table = table.fillna(table.mean()).to_numpy(float)
+    return difference_interval(table, np.zeros((1, table.shape[1]))) if table.size else (np.nan, np.nan)
 
 
 def difference_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """95% interval of the difference of two means over runs and tracks.
+    """95% interval of the difference of two means over runs and tracks, (runs, tracks) of the same tracks.
 
     Tracks are resampled together for both sides, which pairs them; runs, where a side has several, for each side. So
     the interval holds what other songs and other seeds would change; of a single run it cannot know the latter. What
     resampling n runs understates, a variance smaller by (n - 1) / n, is made up for.
-
-    Args:
-        one, other: (runs, tracks), the same tracks.
     """
     draw = np.random.default_rng(0)
     tracks = draw.integers(one.shape[1], size=(DRAWS, 1, one.shape[1]))
@@ -190,18 +175,12 @@ def difference_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, floa
 def rank_biserial(differences: np.ndarray) -> float:
     """Matched-pairs rank-biserial correlation: the share of rank sums in favour minus that against, zeros left out. The
     effect size that belongs to Wilcoxon's signed-rank test (Kerby, 2014); 0 where nothing differs."""
-    differences = np.asarray(differences, float)
     differences = differences[differences != 0]
-    if not len(differences):
-        return 0.0
     ranks = rankdata(np.abs(differences))
-    return float((ranks * np.sign(differences)).sum() / ranks.sum())
+    return float((ranks * np.sign(differences)).sum() / max(ranks.sum(), 1))
 
 
 def holm(p: np.ndarray) -> np.ndarray:
     """p values (n,), each corrected for being one of n (Holm, 1979)."""
-    order = np.argsort(p)
     stepped = np.maximum.accumulate(np.sort(p) * np.arange(len(p), 0, -1))
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(stepped, 1)
-    return corrected
+    return np.minimum(stepped, 1)[np.argsort(np.argsort(p))]

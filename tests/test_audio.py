@@ -1,4 +1,8 @@
+import io
+import re
+import shutil
 import struct
+import subprocess
 import sys
 
 import numpy as np
@@ -7,6 +11,8 @@ import soundfile
 import torch
 
 from bsrnn import audio
+
+FFMPEG = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="takes the ffmpeg program, which is not installed")
 
 
 def like(rate, channels, length=1000):
@@ -62,8 +68,11 @@ def test_formats(tmp_path, suffix):
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"", "is empty"), (b"not audio at all" * 10, "cannot be read"), (b"RIFF", "cannot be read"),
+    (b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\nb.wav\n#EXT-X-ENDLIST\n", "is text, perhaps a playlist"),
+    (b"fLaC\0", "cannot be read"), (b"OggS\0", "is cut off"), (b"ID3\4" + bytes(99), "cannot be read"),
 ])  # fmt: skip
 def test_unreadable(tmp_path, content, message):
+    soundfile.write(tmp_path / "b.wav", np.zeros(8_000), 8_000)  # which a playlist must not open
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
         audio.read(tmp_path / "a.wav")
@@ -85,6 +94,138 @@ def test_what_a_header_promises(tmp_path, promised):
     else:
         with pytest.raises(ValueError, match=f"is cut off: 32000 of {promised} bytes"):
             audio.read(tmp_path / "a.wav")
+
+
+# files that do not say how long they are, or say it wrongly
+
+
+def sound(form, seconds=2.0, rate=48_000, subtype=None, **options):
+    """The content of a file of noise."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).normal(0, 0.1, (round(seconds * rate), 2))
+    soundfile.write(file, noise, rate, subtype, format=form, **options)
+    return file.getvalue()
+
+
+def damaged(content, place=0.5, new=bytes(range(200))):
+    place = round(place * len(content))
+    return content[:place] + new + content[place + len(new) :]
+
+
+def cut(content, share=0.7):
+    return content[: round(share * len(content))]
+
+
+def told(flac, total):
+    """A FLAC file that tells another number of samples, less than 2^32; 0 is unknown."""
+    return flac[:22] + struct.pack(">I", total) + flac[26:]
+
+
+def untold(mp3):
+    return re.sub(b"Xing|Info", bytes(4), mp3)
+
+
+VARIABLE = {"bitrate_mode": "VARIABLE", "compression_level": 0.9}
+ID3 = b"ID3\3\0\0\0\0\x4e\x10" + bytes(10_000)
+WHOLE = {  # content and seconds
+    "joined.ogg": (lambda: sound("OGG") + sound("OGG", 1), 3),
+    "joined, another rate.ogg": (lambda: sound("OGG") + sound("OGG", 1, 44_100), 3),
+    "joined.opus": (lambda: sound("OGG", subtype="OPUS") + sound("OGG", 1, subtype="OPUS"), 3),
+    "joined.mp3": (lambda: sound("MP3") + sound("MP3", 1), 3),
+    "constant, untold.mp3": (lambda: untold(sound("MP3", bitrate_mode="CONSTANT")), 2),
+    "variable, untold.mp3": (lambda: untold(sound("MP3", **VARIABLE)), 2),
+    "less told.flac": (lambda: told(sound("FLAC"), 40_000), 2),
+    "piped.flac": (lambda: told(sound("FLAC"), 0), 2),
+    "tagged.flac": (lambda: ID3 + sound("FLAC"), 2),
+    "flac.wav": (lambda: sound("FLAC"), 2), "wav.mp3": (lambda: sound("WAV"), 2), "mp3.ogg": (lambda: sound("MP3"), 2),
+    "tagged.mp3": (lambda: ID3 + sound("MP3", **VARIABLE) + b"TAG" + bytes(125), 2),
+}  # fmt: skip
+BY_FFMPEG = [name for name in WHOLE if re.search("joined|told|piped|tagged.flac", name)]
+LOST = {
+    "cut.ogg": (lambda: cut(sound("OGG")), r"is cut off at byte \d+ of \d+"),
+    "cut.opus": (lambda: cut(sound("OGG", subtype="OPUS")), "is cut off at byte"),
+    "no last page.ogg": (lambda: sound("OGG")[: sound("OGG").rindex(b"OggS")], "its last page is missing"),
+    "scratched.ogg": (lambda: damaged(sound("OGG")), "is damaged at byte"),
+    "scratched, joined.ogg": (lambda: sound("OGG") + damaged(sound("OGG")), "is damaged at byte"),
+    "cut.mp3": (lambda: cut(sound("MP3")), "is cut off"),
+    "cut, untold.mp3": (lambda: cut(untold(sound("MP3"))), "its last frame is not whole"),
+    "cut between frames.mp3": (lambda: sound("MP3", bitrate_mode="CONSTANT", compression_level=0)[: 960 * 30],
+                               "is cut off: 29 of"),
+    "scratched.mp3": (lambda: damaged(sound("MP3")), "is damaged or cut off after [01].. s|ffmpeg"),
+    "cut.flac": (lambda: cut(sound("FLAC")), "is damaged or cut off after"),
+    "scratched, piped.flac": (lambda: damaged(told(sound("FLAC"), 0)), "is damaged or cut off after [01].. s|ffmpeg"),
+    "cut.rf64": (lambda: cut(sound("RF64")), "is cut off"),
+    "cut.w64": (lambda: cut(sound("W64")), "is cut off"),
+    "never finished.wav": (lambda: sound("WAV")[:40] + bytes(4) + sound("WAV")[44:], "never finished: repair it"),
+}  # fmt: skip
+
+
+@FFMPEG
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_there_is_read_whole_and_in_parts(tmp_path, name):
+    make, seconds = WHOLE[name]
+    (tmp_path / name).write_bytes(make())
+    recording = audio.Recording.open(tmp_path / name)
+    whole = torch.cat(list(recording.blocks()), -1)
+    assert abs(whole.shape[-1] / recording.sample_rate - seconds) < 0.08
+    for second in whole.split(recording.sample_rate, -1)[:seconds]:
+        assert float(second.std()) == pytest.approx(0.1, rel=0.6)
+    recording = recording.measured()
+    assert recording.length == whole.shape[-1]
+    for start, frames in ((0, 100), (70_001, 5_000), (whole.shape[-1] - 7, 7)):
+        part = recording.read(start, frames)
+        torch.testing.assert_close(part, whole[:, start : start + frames], rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="is cut off before sample"):
+        recording.read(whole.shape[-1] - 7, 8)
+
+
+@pytest.mark.parametrize("ffmpeg", [pytest.param(True, marks=FFMPEG), False])
+@pytest.mark.parametrize("name", LOST)
+def test_what_is_lost_is_told(tmp_path, monkeypatch, capfd, name, ffmpeg):
+    make, message = LOST[name]
+    (tmp_path / name).write_bytes(make())
+    if not ffmpeg:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=rf"^[^\n]*{name}: .*({message})[^\n]*$"):
+        audio.read(tmp_path / name)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_without_ffmpeg_nothing_is_lost(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(WHOLE[name][0]())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if name in BY_FFMPEG:
+        with pytest.raises(ValueError, match="takes the ffmpeg program, which is not installed"):
+            audio.read(tmp_path / name)
+    else:
+        assert abs(audio.read(tmp_path / name)[0].shape[-1] / 48_000 - 2) < 0.08
+
+
+PICTURE = ["-f", "lavfi", "-i", "color=c=red:s=16x16:d=4:r=10"]
+BOTH = ["-map", "0", "-map", "1"]
+
+
+@FFMPEG
+@pytest.mark.parametrize(("name", "inputs", "options", "seconds"), [
+    ("a.m4a", [], [], 2), ("a.webm", [], [], 2), ("a.wav", [], ["-c:a", "libmp3lame"], 2),
+    ("ac3.wav", [], ["-c:a", "ac3"], 2), ("a.aac", [], [], 2), ("a.wma", [], [], 2), ("a.avi", [], [], 2),
+    ("late.mp4", PICTURE, BOTH, 3), ("late.mkv", PICTURE, BOTH, 3),
+    ("second.mka", ["-f", "lavfi", "-i", "anullsrc=d=1"], [*BOTH, "-disposition:0", "0", "-disposition:1", "default"], 1),
+])  # fmt: skip
+def test_what_ffmpeg_decodes(tmp_path, name, inputs, options, seconds):
+    (tmp_path / "source.wav").write_bytes(sound("WAV"))
+    late = ["-itsoffset", "1"] if seconds == 3 else []
+    command = ["ffmpeg", "-v", "error", *late, "-i", tmp_path / "source.wav", *inputs, *options, tmp_path / name]
+    subprocess.run(command, check=True)
+    waveform, rate = audio.read(tmp_path / name)
+    assert abs(waveform.shape[-1] / rate - seconds) < 0.1
+    assert waveform[:, : rate // 2].any() == (seconds == 2)  # the others begin with silence
+    recording = audio.Recording.open(tmp_path / name).measured()
+    assert torch.equal(recording.read(1_000, 900), waveform[:, 1_000:1_900])
+    (tmp_path / name).write_bytes(cut((tmp_path / name).read_bytes()))
+    with pytest.raises(ValueError, match="is (damaged or )?cut off|cannot be read as audio"):
+        audio.read(tmp_path / name)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")

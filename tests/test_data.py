@@ -1,16 +1,21 @@
+import io
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from bsrnn import data
+from bsrnn import audio, data
 from bsrnn.config import TrainingConfig
 from bsrnn.data import STEMS, EpochSampler, Mixes, active_segments, find_tracks
 
 RATE = 8_000
+FFMPEG = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="takes the ffmpeg program, which is not installed")
 
 
 def noise(*shape, seed=0):
@@ -468,14 +473,14 @@ def test_a_folder_of_songs_without_splits(tmp_path):
 @pytest.fixture
 def frames_read(monkeypatch):
     """How many frames every reading of a file asked for."""
-    asked, original = [], soundfile.read
+    asked, original = [], soundfile.SoundFile.read
 
-    def read(file, frames=-1, *args, **options):
-        samples, rate = original(file, frames, *args, **options)
-        asked.append(len(samples))
-        return samples, rate
+    def read(*args, **options):
+        samples = original(*args, **options)
+        asked.extend([len(samples)] * (len(samples) > 0))
+        return samples
 
-    monkeypatch.setattr(soundfile, "read", read)
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
     return asked
 
 
@@ -497,25 +502,113 @@ def test_formats_are_read_at_random(tmp_path, suffix, frames_read):
     for start, frames in ((0, 100), (12_345, 3_000), (track.length - 7, 7)):
         part = track.read("drums", start, frames)
         torch.testing.assert_close(part, whole[:, start : start + frames], rtol=0, atol=1e-6)
-    lead = data.OGG_LEAD if suffix == ".ogg" else 0
+    lead = audio.LEAD if suffix == ".ogg" else 0
     assert all(asked <= lead + frames for asked, frames in zip(frames_read, (100, 3_000, 7), strict=True))
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3"])
-def test_a_file_that_is_cut_off_is_named(tmp_path, suffix):
+def test_a_file_that_is_cut_off_later_is_named(tmp_path, suffix):
     for name in "ab":
-        write_stems(tmp_path / name, suffix, 40_000, Kick=1, snare=0.5)
-    (tmp_path / "stems.yaml").write_text("drums: [kick, snare]\n")
-    file = tmp_path / "b" / f"Kick{suffix}"
+        write_stems(tmp_path / name, suffix, 40_000, drums=1)
+    file = tmp_path / "b" / f"drums{suffix}"
     (track,) = find_tracks(tmp_path, "train")
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
-    assert soundfile.info(file).frames == track.length
-    for read in (lambda: mixes(tmp_path, ("drums",)), lambda: track.read("drums", 35_000, 1_000)):
-        with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"^{file}: is (damaged or )?cut off (after|before) .*$") as error:
+        track.read("drums", 35_000, 1_000)
+    assert one_line(error)
+
+
+@FFMPEG
+def test_a_stem_is_no_stricter_than_a_song(tmp_path):
+    write_stems(tmp_path / "a", drums=1)
+    write_stems(tmp_path / "b", samples=30_000, drums=1)
+    flac, mp3, wav = (tmp_path / "b" / name for name in ("bass.flac", "other.mp3", "drums.wav"))
+    with flac.open("wb") as file:
+        subprocess.run(["ffmpeg", "-v", "error", "-i", wav, "-f", "flac", "-"], stdout=file, check=True)
+    (track,) = find_tracks(tmp_path, "train")  # of unknown length
+    assert torch.equal(track.read("bass", 20_001, 500), track.read("drums", 20_001, 500))
+    subprocess.run(["ffmpeg", "-v", "error", "-i", wav, "-write_xing", "0", mp3], check=True)
+    with pytest.raises(ValueError, match=r"differ in length: bass.flac 30000, drums.wav 30000, other.mp3 3\d{4}$"):
+        find_tracks(tmp_path, "train")  # it tells no length, and has what its encoder added
+    flac.unlink()
+    wav.unlink()
+    (track,) = find_tracks(tmp_path, "train")
+    assert track.read("other").std() == pytest.approx(0.1, rel=0.2)
+
+
+def test_a_file_that_is_damaged_says_nothing_of_silence(tmp_path):
+    for name in "abc":
+        write_stems(tmp_path / name, drums=1)
+        soundfile.write(tmp_path / name / "drums.wav", np.full((800, 2), np.nan), RATE, subtype="FLOAT")
+    tracks = find_tracks(tmp_path, "train")
+    for read in (lambda: mixes(tmp_path, ("drums",)), lambda: data.WholeTracks(tracks, ("drums",))):
+        with pytest.raises(ValueError, match=r"^[^\n]*not finite[^\n]*(\n[^\n]*not finite[^\n]*)?$"):
             read()
-        (line, *_) = str(error.value).splitlines()
-        what = r"is cut off before sample \d+: replace it" if suffix == ".mp3" else r"cannot be read \(.*\)"
-        assert re.fullmatch(f"{re.escape(str(file))}: {what}", line)
+
+
+def test_a_constant_stem_is_not_silent(tmp_path):
+    for name in "ab":
+        write_stems(tmp_path / name, drums=1)
+        soundfile.write(tmp_path / name / "drums.wav", np.full((800, 2), 0.1), RATE, subtype="FLOAT")
+    assert mixes(tmp_path, ("drums",), chunk=0.05, drop=0.0)[0][1].all()
+
+
+def test_hidden_files_are_not_there(tmp_path):
+    for split in ("Train", "TEST"):
+        for name in "ab":
+            write_stems(tmp_path / split / name, drums=1)
+    before = data.fingerprint(tmp_path)
+    for name in ("._drums.wav", ".hidden/drums.wav", "__MACOSX/drums.wav", "Train/._b.stem.mp4", "Train/__MACOSX/x.wav",
+                 "Train/a/._drums.wav", "Train/.c/drums.wav"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    for name, target in (("nowhere.wav", "missing"), ("circle.wav", "circle.wav"), ("circle", "circle")):
+        (tmp_path / "Train" / "a" / name).symlink_to(tmp_path / "Train" / "a" / target)
+        (tmp_path / "Train" / name).symlink_to(tmp_path / "Train" / target)
+    assert (names(tmp_path, "train"), names(tmp_path, "test")) == (["b"], ["a", "b"])
+    assert data.fingerprint(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", ["missing.wav", "bass.wav"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, target):
+    write_stems(tmp_path / "a", drums=1)
+    (tmp_path / "a" / "bass.wav").symlink_to(tmp_path / "a" / target)
+    with pytest.raises(ValueError, match=r"a.bass\.wav: (no such file|cannot be read \(Too many levels.*\))$"):
+        find_tracks(tmp_path, "validation")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
+def test_a_name_that_is_not_utf8_is_told(tmp_path):
+    write_stems(tmp_path / "a", drums=1)
+    os.rename(tmp_path / "a", os.fsencode(tmp_path) + b"/caf\xe9")
+    assert len(data.fingerprint(tmp_path)) == 12
+    with pytest.raises(ValueError, match=r"caf\\udce9/drums\.wav': its name is not UTF-8: rename it$"):
+        find_tracks(tmp_path, "validation")
+
+
+@pytest.mark.parametrize("other", ["drums.flac", "Drums.wav"])
+def test_two_files_for_a_stem_are_named(tmp_path, other):
+    write_stems(tmp_path / "a", drums=1)
+    soundfile.write(tmp_path / "a" / other, noise(800, 2), RATE)
+    with pytest.raises(ValueError, match=r"a: which is drums, .* or .*\? Remove one$"):
+        find_tracks(tmp_path, "validation")
+
+
+@pytest.mark.parametrize("file", ["stems.yaml", "validation.txt"])
+@pytest.mark.parametrize(("encode", "message"), [
+    (lambda text: text.encode("utf-8-sig"), None), (lambda text: text.encode("latin-1"), "is not in UTF-8"),
+    (lambda text: text.encode("utf-16"), "is not in UTF-8"), (lambda text: text.encode() * 20_000, "is larger than 64"),
+])  # fmt: skip
+def test_encodings_of_text(tmp_path, file, encode, message):
+    for name in ("a", "bä"):
+        write_stems(tmp_path / name, kück=1, drums=1)
+    (tmp_path / file).write_bytes(encode({"stems.yaml": "drums: [kück]\n", "validation.txt": "bä\na\n"}[file]))
+    if message is None:
+        assert find_tracks(tmp_path, "validation")[0].read("drums").any()
+    else:
+        with pytest.raises(ValueError, match=rf"{file}: {message}") as error:
+            find_tracks(tmp_path, "validation")
+        assert one_line(error)
 
 
 def test_names_in_capitals_are_known(tmp_path):
@@ -544,6 +637,7 @@ def test_a_mapping_joins_stems(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("drums", "should map each"), ("drums: kick", "should map each"), ("", "should map each"), ("{", "is not YAML"),
+    ("[" * 30_000, "is not YAML"), ("drums: [[kick]]", "should map each"), ("drums: {kick: [kick]}", "should map each"),
     ("drums: [kick]\nbass: [Kick]", "kick belongs to one source only"), ("mixture: [kick]", "mixture is no source"),
     ("drums: [kik, snare]", "no song has kik, snare; stems that are there and not named: kick"),
 ])  # fmt: skip
@@ -563,10 +657,47 @@ def test_a_stem_file_of_musdb18(tmp_path):
     (track,) = find_tracks(tmp_path, "test")
     mixture, stems, rate = data.bundled_song()
     assert (track.name, track.sample_rate) == ("a song", rate)
-    assert abs(track.length - mixture.shape[1]) < 2_048
+    assert track.length == mixture.shape[1]
     for source in STEMS:
-        part = track.read(source, 100_000, 5_000)
-        torch.testing.assert_close(part, stems[source][:, 100_000:105_000], rtol=0, atol=1e-3)
+        for start in (0, 700, 100_000, track.length - 5_000):
+            part = track.read(source, start, 5_000)
+            assert torch.equal(part, stems[source][:, start : start + 5_000])
+
+
+def damage_stem_file(file, damage):
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "nowhere":
+        file.symlink_to(file.parent / "missing")
+    elif damage == "video":
+        picture = ["-f", "lavfi", "-i", "color=c=red:s=16x16:d=1", "-f", "mp4"]
+        subprocess.run(["ffmpeg", "-v", "error", *picture, file], check=True)
+    else:
+        half = len(content) // 2
+        file.write_bytes({"empty": b"", "cut": content[:half], "one": soundfile_bytes(),
+                          "scratched": content[:half] + bytes(range(250)) * 40 + content[half + 10_000 :]}[damage])  # fmt: skip
+
+
+def soundfile_bytes():
+    file = io.BytesIO()
+    soundfile.write(file, noise(800, 2), RATE, format="WAV")
+    return file.getvalue()
+
+
+@FFMPEG
+@pytest.mark.parametrize(("damage", "message"), [
+    ("empty", "is empty"), ("nowhere", "no such file"), ("video", "holds no audio"), ("one", "has 1 streams"),
+    ("cut", "is damaged or cut off|cannot be read as audio"), ("scratched", "is damaged or cut off after"),
+])  # fmt: skip
+def test_a_stem_file_that_cannot_be_used(tmp_path, damage, message):
+    import stempeg
+
+    write_stems(tmp_path / "b", drums=1)
+    shutil.copy(stempeg.example_stem_path(), tmp_path / "a.stem.mp4")
+    damage_stem_file(tmp_path / "a.stem.mp4", damage)
+    with pytest.raises(ValueError, match=rf"a\.stem\.mp4: .*({message})") as error:
+        find_tracks(tmp_path, "validation")
+    assert one_line(error)
 
 
 def test_a_mapping_applies_to_stem_files_too(tmp_path):

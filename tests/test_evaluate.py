@@ -446,6 +446,12 @@ def estimates(songs):
 
 def test_estimates_of_another_program(estimates, tracks):
     (estimates / "song 0" / "notes.txt").write_text("")
+    (estimates / "song 0" / "._drums.wav").write_text("")
+    (estimates / "song 0" / "drums.wav").rename(estimates / "song 0" / "Drums.wav")
+    if shutil.which("ffmpeg"):  # which reads what does not tell its length
+        flac = bytearray((estimates / "song 1" / "bass.FLAC").read_bytes())
+        flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])
+        (estimates / "song 1" / "bass.FLAC").write_bytes(flac)
     (estimates / "no song").mkdir()
     run = of_folder(estimates, tracks)
     assert (run.name, run.sources) == ("another", ("drums", "bass"))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from bsrnn.listening import WHOLE, Listening
 
 from bsrnn import checkpoint
 from bsrnn.data import find_tracks
 from bsrnn.metrics import error_per_second
+from study.listening import WHOLE, Listening
 
 RATE = 8_000
 
@@ -101,7 +101,7 @@ def test_a_silent_source_has_no_worst_second(form):
 @pytest.mark.parametrize("server", [True, False])
 def test_without_a_front_end_it_is_plain_html(form, monkeypatch, server):
     shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setattr("study.listening.display", shown.append)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     if server:
         monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")

@@ -8,6 +8,8 @@ import nbformat
 import pytest
 import yaml
 
+from study import runs
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONGEST_CELL = 15
@@ -29,9 +31,14 @@ def parameters(notebook):
 
 def test_all_are_there():
     assert [path.stem for path in NOTEBOOKS] == [
-        "01_band_schemas", "02_base_training", "03_transfer_learning", "04_multitask_learning", "05_usdr_comparison",
-        "06_listening", "07_model_size",
-    ]  # fmt: skip
+        "01_band_schemas",
+        "02_base_training",
+        "03_transfer_learning",
+        "04_multitask_learning",
+        "05_usdr_comparison",
+        "06_listening",
+        "07_model_size",
+    ]
 
 
 def test_thin(notebook):
@@ -70,13 +77,19 @@ def test_no_traces_of_a_machine(notebook):
 
 
 @pytest.mark.parametrize("number", TRAININGS)
-def test_defaults_are_the_demo_profile(number):
+def test_defaults_are_a_run_of_the_demo_profile(number, monkeypatch):
+    monkeypatch.setenv("BSRNN_ROOT", str(ROOT))
     (path,) = (path for path in NOTEBOOKS if path.stem.startswith(number))
     values = {}
     exec(parameters(nbformat.read(path, 4))[0].source, values)
-    profile = yaml.safe_load((ROOT / "profiles" / "demo.yaml").read_text())
-    for name in profile.keys() - {"grid", "needs"}:
-        assert values[name] == profile[name]
+    settings, listed = runs.load("demo")
+    for name in ("profile", "dataset", "model_config", "training_config"):
+        assert values[name] == settings[name]
+    (run,) = (run for run in listed if run.name == values["run"])
+    assert run.training == values["training_config"] and run.sources == tuple(values["sources"])
+    for name in ("experiment", "schema", "learned", "seed"):
+        assert getattr(run, name) == values[name]
+    assert run.base_run == values.get("base_run", "")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml")))

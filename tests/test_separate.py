@@ -223,7 +223,8 @@ def test_sources_are_chosen(tiny, tmp_path):
     assert separator.sources == ("drums",)
     assert len(separator.models) == 1 and separator.models[0].config.sources == ("drums",)
     song = noise(1, 9_000)
-    assert torch.equal(separator(song, 44_100)["drums"], separate(tiny(("bass", "drums")), song, 44_100)["drums"])
+    expected = separate(tiny(("bass", "drums")), song, 44_100)["drums"]  # by products of other shapes
+    torch.testing.assert_close(separator(song, 44_100)["drums"], expected)
     with pytest.raises(ValueError, match="no model estimates 'guitar': choose from bass, drums, vocals"):
         Separator.from_pretrained(tmp_path / "one", tmp_path / "two", sources=["drums", "guitar"])
 

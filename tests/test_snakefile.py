@@ -47,16 +47,19 @@ def test_every_run_of_a_profile_has_a_job_with_its_parameters(monkeypatch):
         assert values.get("base_run", "") == run.base_run and values["learned"] == run.learned
 
 
-def test_a_transfer_waits_for_its_base_and_all_seeds_can_be_asked_for():
-    done = plan("profile=demo", "seeds=[0,1,2]")
-    assert jobs(done)["train"] == 18
-    assert re.search(r"input: .*notebooks/base-v7-drums-2.ipynb\n +output: .*transfer-v7-drums-", done.stdout)
+def test_a_transfer_waits_for_its_base_and_fewer_seeds_can_be_asked_for():
+    done = plan("profile=demo", "seeds=[1]")
+    assert jobs(done)["train"] == 6
+    assert re.search(r"input: .*notebooks/base-v7-drums-1.ipynb\n +output: .*transfer-v7-drums-", done.stdout)
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    (["profile=musdb"], "needs a data set: make reproduce PROFILE=musdb DATA=folder"),
-    (["profile=nothing"], "no profile 'nothing': choose from demo, large, musdb, open"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (["profile=musdb"], "needs a data set: make reproduce PROFILE=musdb DATA=folder"),
+        (["profile=nothing"], "no profile 'nothing': choose from demo, large, musdb, open"),
+    ],
+)
 def test_wrong_configuration(config, message):
     done = plan(*config)
     assert done.returncode != 0

@@ -4,7 +4,9 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from bsrnn.statistics import (
+from scipy.stats import wilcoxon
+
+from study.statistics import (
     bootstrap_interval,
     comparisons,
     difference_interval,
@@ -17,37 +19,49 @@ from bsrnn.statistics import (
     rank_biserial,
     summary,
 )
-from scipy.stats import wilcoxon
 
 GENERIC, V7 = {"schema": "generic"}, {"schema": "v7"}
 
 
 def table(rows, **common):
     """Score rows of (run, track, value)."""
-    defaults = {"experiment": "base", "schema": "v7", "base_source": "", "source": "bass", "split": "test", "seed": 0}
-    return pd.concat([pd.DataFrame(rows, columns=["run", "track", "value"]).assign(metric=metric, **(defaults | common))
-                      for metric in ("uSDR", "cSDR")], ignore_index=True)  # fmt: skip
+    defaults = {"experiment": "base", "schema": "v7", "learned": "bass", "source": "bass", "split": "test", "seed": 0}
+    return pd.concat(
+        [
+            pd.DataFrame(rows, columns=["run", "track", "value"]).assign(metric=metric, **(defaults | common))
+            for metric in ("uSDR", "cSDR")
+        ],
+        ignore_index=True,
+    )
 
 
 def test_summary_is_the_mean_over_tracks_then_over_runs():
-    scores = table([("a", "x", 1.0), ("a", "y", 3.0), ("a", "z", 4.0), ("b", "x", 5.0), ("b", "y", np.nan),
-                    ("b", "z", 8.0)])  # fmt: skip
+    scores = table(
+        [("a", "x", 1.0), ("a", "y", 3.0), ("a", "z", 4.0), ("b", "x", 5.0), ("b", "y", np.nan), ("b", "z", 8.0)]
+    )
     scores.loc[scores["metric"] == "cSDR", "value"] += 1
     (row,) = summary(scores).to_dict("records")
     assert row["uSDR"] == pytest.approx(((1 + 3 + 4) / 3 + (5 + 8) / 2) / 2)
     assert row["cSDR"] == pytest.approx(row["uSDR"] + 1)
     assert (row["runs"], row["tracks"], row["run"]) == (2, 3, "{a,b}")
-    assert [row[name] for name in ("split", "experiment", "base_source", "source", "schema")] == [
-        "test", "base", "", "bass", "v7",
-    ]  # fmt: skip
+    assert [row[name] for name in ("split", "experiment", "learned", "source", "schema")] == [
+        "test",
+        "base",
+        "bass",
+        "bass",
+        "v7",
+    ]
 
 
-@pytest.mark.parametrize(("names", "expected"), [
-    (["base-v7-drums-0"] * 2, "base-v7-drums-0"),
-    (["base-v7-drums-1", "base-v7-drums-0"], "base-v7-drums-{0,1}"),
-    (["v7-9", "v7-10", "v7-11"], "v7-{10,11,9}"),
-    (["v7-10", "v7-11"], "v7-1{0,1}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["base-v7-drums-0"] * 2, "base-v7-drums-0"),
+        (["base-v7-drums-1", "base-v7-drums-0"], "base-v7-drums-{0,1}"),
+        (["v7-9", "v7-10", "v7-11"], "v7-{10,11,9}"),
+        (["v7-10", "v7-11"], "v7-1{0,1}"),
+    ],
+)
 def test_names_of_runs_are_joined_as_a_shell_takes_them_apart(names, expected):
     assert joined(names) == expected
     if shutil.which("bash"):
@@ -55,7 +69,7 @@ def test_names_of_runs_are_joined_as_a_shell_takes_them_apart(names, expected):
         assert sorted(echoed.split()) == sorted(set(names))
 
 
-@pytest.mark.parametrize("column", ["split", "experiment", "base_source", "source", "schema"])
+@pytest.mark.parametrize("column", ["split", "experiment", "learned", "source", "schema"])
 def test_summary_never_mixes_cells(column):
     scores = pd.concat([table([("a", "x", 1.0)]), table([("b", "x", 3.0)], **{column: "drums"})])
     assert sorted(summary(scores)["uSDR"]) == [1, 3]
@@ -69,14 +83,17 @@ def test_a_source_that_is_silent_in_all_songs_has_no_mean():
 
 def test_gain_is_over_the_better_trivial_estimate():
     trivial = {"experiment": "baseline", "schema": ""}
-    scores = pd.concat([
-        table([("a", "x", 2.0), ("a", "y", 4.0)]), table([("b", "x", 6.0)], source="drums"),
-        table([("mixture", "x", -4.0), ("mixture", "y", -2.0)], **trivial),
-        table([("silence", "x", 0.0), ("silence", "y", 0.0)], **trivial),
-        table([("mixture", "x", 1.5), ("silence", "x", 0.0)], source="drums", **trivial),
-        table([("mixture", "x", 100.0)], split="validation", **trivial),
-        table([("IRM", "x", 8.0), ("IRM", "y", 10.0)], **trivial),
-    ])  # fmt: skip
+    scores = pd.concat(
+        [
+            table([("a", "x", 2.0), ("a", "y", 4.0)]),
+            table([("b", "x", 6.0)], source="drums"),
+            table([("mixture", "x", -4.0), ("mixture", "y", -2.0)], **trivial),
+            table([("silence", "x", 0.0), ("silence", "y", 0.0)], **trivial),
+            table([("mixture", "x", 1.5), ("silence", "x", 0.0)], source="drums", **trivial),
+            table([("mixture", "x", 100.0)], split="validation", **trivial),
+            table([("IRM", "x", 8.0), ("IRM", "y", 10.0)], **trivial),
+        ]
+    )
     assert gains(scores[scores["run"] != "IRM"]).columns[-5:].tolist() == ["runs", "tracks", "trivial", "gain", "run"]
     found = gains(scores).set_index("source")
     assert found["IRM"].loc["bass"] == 9 and np.isnan(found["IRM"].loc["drums"])
@@ -88,12 +105,16 @@ def test_gain_is_over_the_better_trivial_estimate():
 
 
 def test_paired_differences():
-    scores = pd.concat([
-        table([("g0", "x", 1.0), ("g0", "y", 6.0), ("g1", "x", 3.0), ("g1", "y", 8.0), ("g0", "z", 9.0)],
-              schema="generic"),
-        table([("v0", "x", 1.5), ("v0", "y", 2.0), ("v0", "z", np.nan)]),
-        table([("w0", "x", -50.0)], schema="v1"),  # takes no part
-    ])  # fmt: skip
+    scores = pd.concat(
+        [
+            table(
+                [("g0", "x", 1.0), ("g0", "y", 6.0), ("g1", "x", 3.0), ("g1", "y", 8.0), ("g0", "z", 9.0)],
+                schema="generic",
+            ),
+            table([("v0", "x", 1.5), ("v0", "y", 2.0), ("v0", "z", np.nan)]),
+            table([("w0", "x", -50.0)], schema="v1"),  # takes no part
+        ]
+    )
     (row,) = paired_differences(scores, GENERIC, V7).to_dict("records")
     assert (row["first"], row["second"]) == ((1 + 3 + 6 + 8) / 4, (1.5 + 2.0) / 2)  # of tracks x and y
     assert row["difference"] == pytest.approx(row["first"] - row["second"])
@@ -106,11 +127,17 @@ def test_paired_differences():
 
 
 def test_paired_differences_are_of_usdr_and_per_cell():
-    scores = pd.concat([table([("g", "x", value)], schema="generic", source=source, experiment=experiment)
-                        for source, experiment, value in (("bass", "base", 3.0), ("drums", "base", 5.0),
-                                                          ("bass", "transfer", 7.0))]
-                       + [table([("v", "x", 1.0)], source=source, experiment=experiment)
-                          for source in ("bass", "drums") for experiment in ("base", "transfer")])  # fmt: skip
+    scores = pd.concat(
+        [
+            table([("g", "x", value)], schema="generic", source=source, experiment=experiment)
+            for source, experiment, value in (("bass", "base", 3.0), ("drums", "base", 5.0), ("bass", "transfer", 7.0))
+        ]
+        + [
+            table([("v", "x", 1.0)], source=source, experiment=experiment)
+            for source in ("bass", "drums")
+            for experiment in ("base", "transfer")
+        ]
+    )
     scores.loc[scores["metric"] == "cSDR", "value"] = 1000.0
     found = paired_differences(scores, GENERIC, V7).set_index(["experiment", "source"])["difference"]
     assert found.to_dict() == {("base", "bass"): 2, ("base", "drums"): 4, ("transfer", "bass"): 6}
@@ -123,20 +150,28 @@ def test_schemas_without_common_tracks_have_no_difference():
 
 
 def test_kinds_may_differ_in_several_columns():
-    scores = pd.concat([table([("t", "x", 3.0), ("t", "y", 4.0)], experiment="transfer", base_source="drums"),
-                        table([("u", "x", 9.0)], experiment="transfer", base_source="vocals"),
-                        table([("b", "x", 1.0), ("b", "y", 1.0)])])  # fmt: skip
-    (row,) = paired_differences(scores, {"experiment": "transfer", "base_source": "drums"},
-                                {"experiment": "base", "base_source": ""}).to_dict("records")  # fmt: skip
+    scores = pd.concat(
+        [
+            table([("t", "x", 3.0), ("t", "y", 4.0)], experiment="transfer", learned="drums"),
+            table([("u", "x", 9.0)], experiment="transfer", learned="vocals"),
+            table([("b", "x", 1.0), ("b", "y", 1.0)]),
+        ]
+    )
+    transfer = {"experiment": "transfer", "learned": "drums"}
+    (row,) = paired_differences(scores, transfer, {"experiment": "base"}).to_dict("records")
     assert row["difference"] == 2.5
     assert row["source"] == "bass" and row["schema"] == "v7"
 
 
 def test_pairs_are_of_the_tracks_that_all_runs_have():
-    scores = pd.concat([table([("g0", "x", 1.0), ("g0", "y", 2.0), ("g1", "x", 3.0)], schema="generic"),
-                        table([("v0", "x", 4.0), ("v0", "y", 5.0)])])  # fmt: skip
+    scores = pd.concat(
+        [
+            table([("g0", "x", 1.0), ("g0", "y", 2.0), ("g1", "x", 3.0)], schema="generic"),
+            table([("v0", "x", 4.0), ("v0", "y", 5.0)]),
+        ]
+    )
     ((key, (ours, theirs)),) = pairs(scores, GENERIC, V7).items()
-    assert key == ("test", "base", "", "bass")
+    assert key == ("test", "base", "bass", "bass")
     assert ours.to_dict() == {"x": {"g0": 1, "g1": 3}} and theirs.to_dict() == {"x": {"v0": 4}}
 
 
@@ -144,26 +179,48 @@ def test_pairs_are_of_the_tracks_that_all_runs_have():
 def study():
     """Scores of a whole study: what each experiment gains over a base, and a schema over V7, and noise."""
     draw, songs = np.random.default_rng(0), np.random.default_rng(1).normal(size=20)
-    kinds = {("base", ""): 0.0, ("scratch", ""): -1.0, ("multitask", "drums+bass"): 2.0, ("transfer", "drums"): 0.5,
-             ("transfer", "drums+bass"): 1.5}  # fmt: skip
-    cells = [(*kind, schema, lift + gain) for kind, lift in kinds.items()
-             for schema, gain in (("v7", 0.0), ("generic", 0.25))] + [("base", "", "joint", -0.5)]  # fmt: skip
-    models = [table([(f"{experiment}-{base}-{schema}-{seed}", str(i), value + lift + 0.05 * draw.normal())
-                     for seed in range(3) for i, value in enumerate(songs)],
-                    experiment=experiment, base_source=base, schema=schema)
-              for experiment, base, schema, lift in cells]  # fmt: skip
+    kinds = {
+        ("base", "bass"): 0.0,
+        ("scratch", "bass"): -1.0,
+        ("multitask", "drums+bass"): 2.0,
+        ("transfer", "drums"): 0.5,
+        ("transfer", "drums+bass"): 1.5,
+    }
+    cells = [
+        (*kind, schema, lift + gain)
+        for kind, lift in kinds.items()
+        for schema, gain in (("v7", 0.0), ("generic", 0.25))
+    ] + [("base", "bass", "joint", -0.5)]
+    models = [
+        table(
+            [
+                (f"{experiment}-{base}-{schema}-{seed}", str(i), value + lift + 0.05 * draw.normal())
+                for seed in range(3)
+                for i, value in enumerate(songs)
+            ],
+            experiment=experiment,
+            learned=base,
+            schema=schema,
+        )
+        for experiment, base, schema, lift in cells
+    ]
     silence = table([("silence", str(i), 0.0) for i in range(20)], experiment="baseline", schema="")
     return pd.concat([*models, silence])
 
 
 def test_the_questions_of_the_study_and_their_answers(study):
-    found = comparisons(study).set_index(["question", "experiment", "base_source", "schema"])
+    found = comparisons(study).set_index(["question", "experiment", "learned", "schema"])
     expected = {
-        "generic minus v7": 0.25, "joint minus v7": -0.5, "joint minus generic": -0.75,
-        "transfer drums minus scratch": 1.5, "transfer drums minus base": 0.5,
-        "transfer drums+bass minus scratch": 2.5, "transfer drums+bass minus base": 1.5,
-        "multitask drums+bass minus base": 2.0, "transfer drums+bass minus transfer drums": 1.0,
-    }  # fmt: skip
+        "generic minus v7": 0.25,
+        "joint minus v7": -0.5,
+        "joint minus generic": -0.75,
+        "transfer drums minus scratch": 1.5,
+        "transfer drums minus base": 0.5,
+        "transfer drums+bass minus scratch": 2.5,
+        "transfer drums+bass minus base": 1.5,
+        "multitask drums+bass minus base": 2.0,
+        "transfer drums+bass minus transfer drums": 1.0,
+    }
     assert list(dict.fromkeys(found.index.get_level_values("question"))) == list(expected)
     for question, difference in expected.items():
         answer = found.loc[question]
@@ -173,7 +230,7 @@ def test_the_questions_of_the_study_and_their_answers(study):
         one, other = question.split(" minus ")
         assert set(answer["better"]) == {one if difference > 0 else other}
     assert set(found["runs"]) == {3} and set(found["tracks"]) == {20}
-    assert found.loc["joint minus v7"].index.tolist() == [("base", "", "")]
+    assert found.loc["joint minus v7"].index.tolist() == [("base", "bass", "")]
     assert found.loc["transfer drums minus base"].index.tolist() == [("", "", "generic"), ("", "", "v7")]
 
 
@@ -199,16 +256,28 @@ def test_a_study_without_pairs_has_no_answers(study):
 
 def cells(differences, runs=3, source="bass"):
     """Rows of two schemas that differ by so much on tracks 0, 1, ... in every run."""
-    return pd.concat([table([(f"{schema}{run}", str(i), sign * value / 2) for i, value in enumerate(differences)
-                             for run in range(runs)], schema=schema, source=source)
-                      for schema, sign in (("generic", 1), ("v7", -1))])  # fmt: skip
+    return pd.concat(
+        [
+            table(
+                [
+                    (f"{schema}{run}", str(i), sign * value / 2)
+                    for i, value in enumerate(differences)
+                    for run in range(runs)
+                ],
+                schema=schema,
+                source=source,
+            )
+            for schema, sign in (("generic", 1), ("v7", -1))
+        ]
+    )
 
 
 def test_a_difference_is_told_where_it_has_support_only():
     draw = np.random.default_rng(0)
     clear, none, few = 1 + 0.1 * draw.normal(size=20), draw.normal(size=20), 1 + 0.1 * draw.normal(size=4)
-    scores = pd.concat([cells(clear), cells(-clear, source="drums"), cells(none, source="other"),
-                        cells(few, source="vocals")])  # fmt: skip
+    scores = pd.concat(
+        [cells(clear), cells(-clear, source="drums"), cells(none, source="other"), cells(few, source="vocals")]
+    )
     found = comparisons(scores).set_index("source")
     assert found["better"].sort_index().tolist() == ["generic", "v7", "no support", "no support"]
     assert found["effect"].round(6).loc[["bass", "drums", "vocals"]].tolist() == [1, -1, 1]
@@ -231,9 +300,15 @@ def test_nothing_differs():
 
 
 # the luck of a run and what a song has of its own for each side, in dB: of the open study in the last two
-@pytest.mark.parametrize(("runs", "songs", "luck", "own", "least"), [
-    (3, 30, 0.5, 0.3, 0.8), (10, 30, 0.5, 0.3, 0.88), (3, 15, 0.12, 0.5, 0.9), (2, 15, 0.12, 0.5, 0.86),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("runs", "songs", "luck", "own", "least"),
+    [
+        (3, 30, 0.5, 0.3, 0.8),
+        (10, 30, 0.5, 0.3, 0.88),
+        (3, 15, 0.12, 0.5, 0.9),
+        (2, 15, 0.12, 0.5, 0.86),
+    ],
+)
 def test_intervals_hold_the_mean_as_often_as_they_say(runs, songs, luck, own, least):
     draw, held = np.random.default_rng(1), 0
     for _ in range(200):
