@@ -13,6 +13,7 @@ unexport VIRTUAL_ENV
 unexport PYTHONDONTWRITEBYTECODE
 
 STRIP = nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
+LAB_SETTINGS = {"@jupyterlab/docmanager-extension:plugin": {"autosave": false}, "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
 
 .PHONY: install reproduce publish open-set test lab figures benchmark notebooks lock clean help
 
@@ -70,8 +71,11 @@ test: .venv/ready
 benchmark: .venv/ready
 	for script in benchmark hop memory loader metrics; do python benchmarks/$$script.py || exit 1; done
 
+# the whole repository, for links out of notebooks; uploads of a song's size; and notebooks are saved only by hand
 lab: .venv/ready
-	jupyter lab notebooks/00_quickstart.ipynb
+	mkdir -p .venv/share/jupyter/lab/settings
+	echo '$(LAB_SETTINGS)' > .venv/share/jupyter/lab/settings/overrides.json
+	jupyter lab --ServerApp.root_dir=. --ServerApp.tornado_settings='{"websocket_max_message_size": 1000000000}' notebooks/00_quickstart.ipynb
 
 notebooks: .venv/ready
 	for notebook in notebooks/*.ipynb; do \
