@@ -108,8 +108,10 @@ class Recording:
             finite = np.isfinite(block.numpy())
             if not finite.all():
                 first = start + int(finite.all(0).argmin())
-                raise ValueError(f"{self.path}: holds samples that are not finite (NaN or infinity), the first at "
-                                 f"{first / self.sample_rate:.3f} s")  # fmt: skip
+                raise ValueError(
+                    f"{self.path}: holds samples that are not finite (NaN or infinity), the first at "
+                    f"{first / self.sample_rate:.3f} s"
+                )
             start += block.shape[-1]
             yield block
 
@@ -223,9 +225,19 @@ def _check_size(path: Path, promised: int, there: int) -> None:
 
 def _probed(path: Path) -> list[Recording]:
     """The audio streams of a file that the ffmpeg program decodes, the default one first."""
-    command = ["ffprobe", "-v", "warning", *_FFMPEG_INPUT, "-i", _url(path), "-of", "json", "-show_entries",
-               "stream=index,codec_type,sample_rate,channels,duration,start_time:"
-               "stream_disposition=default,attached_pic:format=duration,format_name"]  # fmt: skip
+    command = [
+        "ffprobe",
+        "-v",
+        "warning",
+        *_FFMPEG_INPUT,
+        "-i",
+        _url(path),
+        "-of",
+        "json",
+        "-show_entries",
+        "stream=index,codec_type,sample_rate,channels,duration,start_time:"
+        "stream_disposition=default,attached_pic:format=duration,format_name",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise ValueError(f"{path}: cannot be read as audio ({_complaint(done.stderr)})")
@@ -302,13 +314,15 @@ class Encoder:
             kind = "RF64"
         path.touch()  # an OSError says more than libsndfile
         try:
-            self._file = soundfile.SoundFile(path, "w", like.sample_rate, like.channels, subtype, format=kind,
-                                             **COMPRESSION.get(kind, {}))  # fmt: skip
+            self._file = soundfile.SoundFile(
+                path, "w", like.sample_rate, like.channels, subtype, format=kind, **COMPRESSION.get(kind, {})
+            )
         except soundfile.LibsndfileError as error:
             if error.code == SYSTEM_ERROR:
                 raise self._error() from None
-            raise ValueError(f"{form} does not hold {like.channels} channels at {like.sample_rate} Hz: "
-                             "choose wav") from None  # fmt: skip
+            raise ValueError(
+                f"{form} does not hold {like.channels} channels at {like.sample_rate} Hz: choose wav"
+            ) from None
 
     def write(self, block: Tensor) -> None:
         """Append a block (C, n); raises ValueError if it is not finite, OSError if it cannot be written."""

@@ -246,8 +246,9 @@ def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track:
     parts = {source: tuple(found[stem] for stem in stems if stem in found) for source, stems in mapping.items()}
     every = tuple(part for group in parts.values() for part in group)
     if not every:
-        raise ValueError(f"{song}: has no stems; expected audio files named {', '.join(wanted)} (a {MAPPING} can name "
-                         "others)")  # fmt: skip
+        raise ValueError(
+            f"{song}: has no stems; expected audio files named {', '.join(wanted)} (a {MAPPING} can name others)"
+        )
     parts["mixture"] = (found["mixture"],) if "mixture" in found else every
     problems = []
     for attribute in ("sample_rate", "length", "channels"):
@@ -385,9 +386,17 @@ class Mixes(Dataset):
     """
 
     def __init__(
-        self, tracks: Sequence[Track], targets: Sequence[str], config: TrainingConfig, *, sample_rate: int,
-        chunk: float, seed: int, together: bool = False, problems: list[str] | None = None,
-    ):  # fmt: skip
+        self,
+        tracks: Sequence[Track],
+        targets: Sequence[str],
+        config: TrainingConfig,
+        *,
+        sample_rate: int,
+        chunk: float,
+        seed: int,
+        together: bool = False,
+        problems: list[str] | None = None,
+    ):
         check_sources(targets, tracks)
         self.targets, self.config, self.sample_rate = tuple(targets), config, sample_rate
         self.chunk, self.seed, self.together = chunk, seed, together
@@ -408,13 +417,24 @@ class Mixes(Dataset):
                 self.factors[track, source] = STEM_LEVEL / float(power) ** 0.5
         odd = [track for track in tracks if together and track.channels != self.channels]
         found += [f"{track.path}: has another number of channels than {tracks[0].path}: convert it" for track in odd]
-        report(found + [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in targets
-                        if source not in unread and (source not in heard or not self.segments[source])],
-               problems)  # fmt: skip
+        report(
+            found
+            + [
+                f"{source} is silent in all {len(tracks)} songs: nothing to learn"
+                for source in targets
+                if source not in unread and (source not in heard or not self.segments[source])
+            ],
+            problems,
+        )
         self.pools = {target: self.segments for target in targets}  # where the stems of a sample come from
         if config.target_songs:
-            self.pools = {target: {source: [segment for segment in segments if segment[0] in heard[target]] or segments
-                                   for source, segments in self.segments.items()} for target in targets}  # fmt: skip
+            self.pools = {
+                target: {
+                    source: [segment for segment in segments if segment[0] in heard[target]] or segments
+                    for source, segments in self.segments.items()
+                }
+                for target in targets
+            }
         self.num_songs = len(tracks)
         chunks = sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
         self.epoch_size = config.epoch_size or chunks
@@ -528,8 +548,15 @@ class WholeTracks(Dataset):
             start, length = self._part(track)
             if signal[:, start : start + length].any():
                 heard.add(source)
-        report(found + [f"{source} is silent in all that validates: nothing to score" for source in targets
-                        if source not in heard], problems)  # fmt: skip
+        report(
+            found
+            + [
+                f"{source} is silent in all that validates: nothing to score"
+                for source in targets
+                if source not in heard
+            ],
+            problems,
+        )
 
     def __len__(self) -> int:
         return len(self.tracks)

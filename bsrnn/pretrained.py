@@ -41,13 +41,16 @@ class Archive:
 SIMO = {"obsrnn-simo": "separator.ckpt"}
 OPT, LARGE = ({f"{name}-{source}": f"{source}.ckpt" for source in SOURCES} for name in ("obsrnn", "bsrnn-large"))
 ARCHIVES = {
-    "obsrnn-simo": Archive("simo-bsrnn-opt.zip", 1_213_413_202, "817e8ce4bcd17c38bd3812167e97db58", SIMO,
-                           (10.66, 9.73, 10.98, 7.78, 9.79)),
-    "obsrnn": Archive("bsrnn-opt.zip", 1_827_060_285, "89075aac776f82295a074a56d0428a18", OPT,
-                      (9.81, 9.85, 10.31, 6.31, 9.07)),
-    "bsrnn-large": Archive("bsrnn-large.zip", 1_627_580_581, "0d1e298e725bf45577a4f61e0a30c2b1", LARGE,
-                           (9.14, 7.72, 8.07, 5.68, 7.65)),
-}  # fmt: skip
+    "obsrnn-simo": Archive(
+        "simo-bsrnn-opt.zip", 1_213_413_202, "817e8ce4bcd17c38bd3812167e97db58", SIMO, (10.66, 9.73, 10.98, 7.78, 9.79)
+    ),
+    "obsrnn": Archive(
+        "bsrnn-opt.zip", 1_827_060_285, "89075aac776f82295a074a56d0428a18", OPT, (9.81, 9.85, 10.31, 6.31, 9.07)
+    ),
+    "bsrnn-large": Archive(
+        "bsrnn-large.zip", 1_627_580_581, "0d1e298e725bf45577a4f61e0a30c2b1", LARGE, (9.14, 7.72, 8.07, 5.68, 7.65)
+    ),
+}
 
 
 def cache() -> Path:

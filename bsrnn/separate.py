@@ -51,9 +51,13 @@ class Separator:
 
     @classmethod
     def from_pretrained(
-        cls, *checkpoints: str | os.PathLike, sources: Sequence[str] | None = None, hop: float | None = None,
-        device: str = "auto", bf16: bool | None = None,
-    ) -> "Separator":  # fmt: skip
+        cls,
+        *checkpoints: str | os.PathLike,
+        sources: Sequence[str] | None = None,
+        hop: float | None = None,
+        device: str = "auto",
+        bf16: bool | None = None,
+    ) -> "Separator":
         """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name.
 
         Args:
@@ -79,8 +83,7 @@ class Separator:
             wanted = ([source for source in model.config.sources if source in sources] for model in models)
             models = [model.keep_heads(kept) for model, kept in zip(models, wanted, strict=True) if kept]
         autocast(target, bool(bf16))  # refuses what the device lacks
-        return cls([model.to(target) for model in models], hop=hop,
-                   bf16=has_bf16(target) if bf16 is None else bf16)  # fmt: skip
+        return cls([model.to(target) for model in models], hop=hop, bf16=has_bf16(target) if bf16 is None else bf16)
 
     def __call__(self, waveform: Tensor | np.ndarray, sample_rate: int) -> dict[str, Tensor | np.ndarray]:
         """Separate a song that is in memory.
@@ -110,9 +113,15 @@ class Separator:
         return {source: stem.numpy() for source, stem in stems.items()} if isinstance(waveform, np.ndarray) else stems
 
     def separate_file(
-        self, song: str | os.PathLike, folder: str | os.PathLike, *, form: str = "wav", residual: bool = False,
-        loudness: str = "rescale", progress: bool = False,
-    ) -> "Written":  # fmt: skip
+        self,
+        song: str | os.PathLike,
+        folder: str | os.PathLike,
+        *,
+        form: str = "wav",
+        residual: bool = False,
+        loudness: str = "rescale",
+        progress: bool = False,
+    ) -> "Written":
         """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length.
 
         Memory does not grow with the song: it is decoded, separated and written block by block. The files appear at the
@@ -132,8 +141,10 @@ class Separator:
             OSError: the files cannot be written.
         """
         if form not in FORMATS or loudness not in LOUDNESS:
-            raise ValueError(f"unknown format {form!r} or loudness {loudness!r}: choose from "
-                             f"{', '.join(FORMATS)} and {', '.join(LOUDNESS)}")  # fmt: skip
+            raise ValueError(
+                f"unknown format {form!r} or loudness {loudness!r}: choose from "
+                f"{', '.join(FORMATS)} and {', '.join(LOUDNESS)}"
+            )
         recording = audio.Recording.open(song)
         targets = self.targets(folder, form, residual)
         if recording.path.resolve() in {target.resolve() for target in targets.values()}:
@@ -183,8 +194,7 @@ class Separator:
         """Write a model's estimates to their files, block by block; returns their peak."""
         with ExitStack() as stack:
             stack.enter_context(autocast(_device(model), self.bf16))
-            encoders = [stack.enter_context(audio.Encoder(files[source], recording))
-                        for source in model.config.sources]  # fmt: skip
+            encoders = [stack.enter_context(audio.Encoder(files[source], recording)) for source in model.config.sources]
             blocks = separated(model, recording.blocks(), recording.sample_rate, levels, self.hop)
             for stems in _shown(blocks, recording, ", ".join(model.config.sources), progress):
                 for encoder, stem in zip(encoders, stems, strict=True):
@@ -229,14 +239,15 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
             places = [out / parent / name for name in (song.stem, song.name) if name.strip(".")]
             free = [place for place in places if place not in songs]
             if not free:
-                raise ValueError(f"{song}: its stems would have the place of those of {songs[places[0]]}: "
-                                 "separate them apart")  # fmt: skip
+                raise ValueError(
+                    f"{song}: its stems would have the place of those of {songs[places[0]]}: separate them apart"
+                )
             songs[free[0]] = song
     return {song: place for place, song in songs.items()}
 
 
 def _audio_files(folder: Path, out: str) -> Iterator[Path]:
-    """The audio files in a folder and below, but not in `out`, and the folders that may not be looked into, to be told."""
+    """The audio files in a folder and below, but not in `out`, and the folders that may not be looked into: to tell."""
     locked = []
     for parent, folders, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) != out]
@@ -251,8 +262,14 @@ def _audio_files(folder: Path, out: str) -> Iterator[Path]:
 def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, progress: bool) -> Iterator[Tensor]:
     """The same blocks, with a progress bar in seconds of sound."""
     done, rate = 0, recording.sample_rate
-    with tqdm(total=round(recording.length / rate) or None, desc=f"{recording.path.name}: {what}", bar_format=BAR,
-              disable=None if progress else True, leave=False, delay=2) as bar:  # fmt: skip
+    with tqdm(
+        total=round(recording.length / rate) or None,
+        desc=f"{recording.path.name}: {what}",
+        bar_format=BAR,
+        disable=None if progress else True,
+        leave=False,
+        delay=2,
+    ) as bar:
         for block in blocks:
             yield block
             done += block.shape[-1]

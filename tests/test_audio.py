@@ -66,11 +66,18 @@ def test_formats(tmp_path, suffix):
     assert float(waveform.square().mean().sqrt()) == pytest.approx(0.3535, abs=0.02)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "is empty"), (b"not audio at all" * 10, "cannot be read"), (b"RIFF", "cannot be read"),
-    (b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\nb.wav\n#EXT-X-ENDLIST\n", "is text, perhaps a playlist"),
-    (b"fLaC\0", "cannot be read"), (b"OggS\0", "is cut off"), (b"ID3\4" + bytes(99), "cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"not audio at all" * 10, "cannot be read"),
+        (b"RIFF", "cannot be read"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\nb.wav\n#EXT-X-ENDLIST\n", "is text, perhaps a playlist"),
+        (b"fLaC\0", "cannot be read"),
+        (b"OggS\0", "is cut off"),
+        (b"ID3\4" + bytes(99), "cannot be read"),
+    ],
+)
 def test_unreadable(tmp_path, content, message):
     soundfile.write(tmp_path / "b.wav", np.zeros(8_000), 8_000)  # which a playlist must not open
     (tmp_path / "a.wav").write_bytes(content)
@@ -79,10 +86,23 @@ def test_unreadable(tmp_path, content, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("promised", [
-    32_004, 1_500_000_000, 2**31 - 10_000, 3_000_000_000, 2**32 - 10_000, 2**31 - 2**12, 2**31 - 1, 2**31, 2**31 + 36,
-    2**32 - 2**12, 2**32 - 37, 2**32 - 1,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "promised",
+    [
+        32_004,
+        1_500_000_000,
+        2**31 - 10_000,
+        3_000_000_000,
+        2**32 - 10_000,
+        2**31 - 2**12,
+        2**31 - 1,
+        2**31,
+        2**31 + 36,
+        2**32 - 2**12,
+        2**32 - 37,
+        2**32 - 1,
+    ],
+)
 def test_what_a_header_promises(tmp_path, promised):
     """Sizes that programs write into a pipe, because they do not know better, are no promise."""
     soundfile.write(tmp_path / "a.wav", np.zeros((8_000, 2)), 8_000)
@@ -137,9 +157,11 @@ WHOLE = {  # content and seconds
     "less told.flac": (lambda: told(sound("FLAC"), 40_000), 2),
     "piped.flac": (lambda: told(sound("FLAC"), 0), 2),
     "tagged.flac": (lambda: ID3 + sound("FLAC"), 2),
-    "flac.wav": (lambda: sound("FLAC"), 2), "wav.mp3": (lambda: sound("WAV"), 2), "mp3.ogg": (lambda: sound("MP3"), 2),
+    "flac.wav": (lambda: sound("FLAC"), 2),
+    "wav.mp3": (lambda: sound("WAV"), 2),
+    "mp3.ogg": (lambda: sound("MP3"), 2),
     "tagged.mp3": (lambda: ID3 + sound("MP3", **VARIABLE) + b"TAG" + bytes(125), 2),
-}  # fmt: skip
+}
 BY_FFMPEG = [name for name in WHOLE if re.search("joined|told|piped|tagged.flac", name)]
 LOST = {
     "cut.ogg": (lambda: cut(sound("OGG")), r"is cut off at byte \d+ of \d+"),
@@ -149,15 +171,17 @@ LOST = {
     "scratched, joined.ogg": (lambda: sound("OGG") + damaged(sound("OGG")), "is damaged at byte"),
     "cut.mp3": (lambda: cut(sound("MP3")), "is cut off"),
     "cut, untold.mp3": (lambda: cut(untold(sound("MP3"))), "its last frame is not whole"),
-    "cut between frames.mp3": (lambda: sound("MP3", bitrate_mode="CONSTANT", compression_level=0)[: 960 * 30],
-                               "is cut off: 29 of"),
+    "cut between frames.mp3": (
+        lambda: sound("MP3", bitrate_mode="CONSTANT", compression_level=0)[: 960 * 30],
+        "is cut off: 29 of",
+    ),
     "scratched.mp3": (lambda: damaged(sound("MP3")), "is damaged or cut off after [01].. s|ffmpeg"),
     "cut.flac": (lambda: cut(sound("FLAC")), "is damaged or cut off after"),
     "scratched, piped.flac": (lambda: damaged(told(sound("FLAC"), 0)), "is damaged or cut off after [01].. s|ffmpeg"),
     "cut.rf64": (lambda: cut(sound("RF64")), "is cut off"),
     "cut.w64": (lambda: cut(sound("W64")), "is cut off"),
     "never finished.wav": (lambda: sound("WAV")[:40] + bytes(4) + sound("WAV")[44:], "never finished: repair it"),
-}  # fmt: skip
+}
 
 
 @FFMPEG
@@ -207,12 +231,26 @@ BOTH = ["-map", "0", "-map", "1"]
 
 
 @FFMPEG
-@pytest.mark.parametrize(("name", "inputs", "options", "seconds"), [
-    ("a.m4a", [], [], 2), ("a.webm", [], [], 2), ("a.wav", [], ["-c:a", "libmp3lame"], 2),
-    ("ac3.wav", [], ["-c:a", "ac3"], 2), ("a.aac", [], [], 2), ("a.wma", [], [], 2), ("a.avi", [], [], 2),
-    ("late.mp4", PICTURE, BOTH, 3), ("late.mkv", PICTURE, BOTH, 3),
-    ("second.mka", ["-f", "lavfi", "-i", "anullsrc=d=1"], [*BOTH, "-disposition:0", "0", "-disposition:1", "default"], 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "inputs", "options", "seconds"),
+    [
+        ("a.m4a", [], [], 2),
+        ("a.webm", [], [], 2),
+        ("a.wav", [], ["-c:a", "libmp3lame"], 2),
+        ("ac3.wav", [], ["-c:a", "ac3"], 2),
+        ("a.aac", [], [], 2),
+        ("a.wma", [], [], 2),
+        ("a.avi", [], [], 2),
+        ("late.mp4", PICTURE, BOTH, 3),
+        ("late.mkv", PICTURE, BOTH, 3),
+        (
+            "second.mka",
+            ["-f", "lavfi", "-i", "anullsrc=d=1"],
+            [*BOTH, "-disposition:0", "0", "-disposition:1", "default"],
+            1,
+        ),
+    ],
+)
 def test_what_ffmpeg_decodes(tmp_path, name, inputs, options, seconds):
     (tmp_path / "source.wav").write_bytes(sound("WAV"))
     late = ["-itsoffset", "1"] if seconds == 3 else []
@@ -224,7 +262,7 @@ def test_what_ffmpeg_decodes(tmp_path, name, inputs, options, seconds):
     recording = audio.Recording.open(tmp_path / name).measured()
     assert torch.equal(recording.read(1_000, 900), waveform[:, 1_000:1_900])
     (tmp_path / name).write_bytes(cut((tmp_path / name).read_bytes()))
-    with pytest.raises(ValueError, match="is (damaged or )?cut off|cannot be read as audio"):
+    with pytest.raises(ValueError, match=r"is (damaged or )?cut off|cannot be read as audio"):
         audio.read(tmp_path / name)
 
 

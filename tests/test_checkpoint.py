@@ -75,12 +75,27 @@ def test_hostile_files_run_nothing(tmp_path):
     assert trace.exists()  # it would have
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("n_fft", 512.0), ("n_fft", "512"), ("sample_rate", 8000.5), ("chunk", 10**400), ("chunk", True),
-    ("standardize", "no"), ("schema", 7), ("sources", 7), ("sources", [1]), ("sources", [None]), ("sources", ["keys"]),
-    ("feature_dim", 10**15), ("num_blstm_layers", 10**9), ("mlp_layers", 10**9), ("n_fft", 2**40),
-    ("hidden_dim", 2**18),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_fft", 512.0),
+        ("n_fft", "512"),
+        ("sample_rate", 8000.5),
+        ("chunk", 10**400),
+        ("chunk", True),
+        ("standardize", "no"),
+        ("schema", 7),
+        ("sources", 7),
+        ("sources", [1]),
+        ("sources", [None]),
+        ("sources", ["keys"]),
+        ("feature_dim", 10**15),
+        ("num_blstm_layers", 10**9),
+        ("mlp_layers", 10**9),
+        ("n_fft", 2**40),
+        ("hidden_dim", 2**18),
+    ],
+)
 def test_configurations_that_cannot_be(tmp_path, name, value):
     checkpoint.save(BSRNN(Config(n_fft=512, **SMALL)), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -126,8 +141,11 @@ def test_a_configuration_without_later_fields_is_read(tmp_path):
 def test_another_architecture_is_refused(tmp_path):
     checkpoint.save(BSRNN(Config(n_fft=512, **SMALL)), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    for change, message in [({"feature_dim": 8}, "another architecture"), ({"layers": 2}, "another architecture"),
-                            ({"schema": "v8"}, "unknown band schema")]:  # fmt: skip
+    for change, message in [
+        ({"feature_dim": 8}, "another architecture"),
+        ({"layers": 2}, "another architecture"),
+        ({"schema": "v8"}, "unknown band schema"),
+    ]:
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message) as error:
             checkpoint.load(tmp_path)
@@ -140,8 +158,6 @@ def test_another_architecture_is_refused(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="has no model"):
         checkpoint.load(tmp_path)
-
-
 
 
 def test_a_digest_tells_weights_and_configurations_apart():

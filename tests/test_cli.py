@@ -18,22 +18,83 @@ from bsrnn.data import STEMS
 from bsrnn.evaluate import COLUMNS as SCORE_COLUMNS
 
 RATE = 8_000
-SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
-         "--hidden_dim", "5", "--num_blstm_layers", "1", "--mlp_dim", "6", "--schema", "generic-12-8",
-         "--batch_size", "2", "--max_epochs", "1"]  # fmt: skip
+SIZES = [
+    "--sample_rate",
+    "8000",
+    "--n_fft",
+    "512",
+    "--chunk_size_in_seconds",
+    "0.2",
+    "--feature_dim",
+    "4",
+    "--hidden_dim",
+    "5",
+    "--num_blstm_layers",
+    "1",
+    "--mlp_dim",
+    "6",
+    "--schema",
+    "generic-12-8",
+    "--batch_size",
+    "2",
+    "--max_epochs",
+    "1",
+]
 PAPER_OPTIONS = [
-    "--sample_rate", "--generic_bands", "--chunk_size_in_seconds", "--n_fft", "--feature_dim", "--num_blstm_layers",
-    "--mlp_dim", "--batch_size", "--reduce_size", "--part", "--portion", "--clip_grad_norm", "--max_epochs", "--lr",
-    "--data_loader_workers", "--musdbhq_location", "--checkpoint_fp", "--name",
-]  # fmt: skip
+    "--sample_rate",
+    "--generic_bands",
+    "--chunk_size_in_seconds",
+    "--n_fft",
+    "--feature_dim",
+    "--num_blstm_layers",
+    "--mlp_dim",
+    "--batch_size",
+    "--reduce_size",
+    "--part",
+    "--portion",
+    "--clip_grad_norm",
+    "--max_epochs",
+    "--lr",
+    "--data_loader_workers",
+    "--musdbhq_location",
+    "--checkpoint_fp",
+    "--name",
+]
 BASELINES = {"mixture", "silence", "IRM", "STFT"}
 EXTRA_OPTIONS = [
-    "--schema", "--hidden_dim", "--config", "--accumulate", "--ema", "--epoch_size", "--aligned", "--target_songs",
-    "--equal_levels", "--salient", "--segment", "--gain_db", "--drop", "--peak_division", "--pitch", "--lr_decay",
-    "--patience", "--validation_seconds", "--bf16", "--transfer", "--device", "--seed",
-    "--mlp_layers", "--bin_convention", "--standardize", "--eps", "--padding", "--tac", "--attention_heads",
-    "--attention_dim", "--fader", "--init",
-]  # fmt: skip
+    "--schema",
+    "--hidden_dim",
+    "--config",
+    "--accumulate",
+    "--ema",
+    "--epoch_size",
+    "--aligned",
+    "--target_songs",
+    "--equal_levels",
+    "--salient",
+    "--segment",
+    "--gain_db",
+    "--drop",
+    "--peak_division",
+    "--pitch",
+    "--lr_decay",
+    "--patience",
+    "--validation_seconds",
+    "--bf16",
+    "--transfer",
+    "--device",
+    "--seed",
+    "--mlp_layers",
+    "--bin_convention",
+    "--standardize",
+    "--eps",
+    "--padding",
+    "--tac",
+    "--attention_heads",
+    "--attention_dim",
+    "--fader",
+    "--init",
+]
 
 
 def write(file, samples, channels=2, rate=RATE):
@@ -91,15 +152,50 @@ def test_train_has_the_options_of_the_paper_and_few_more(capsys):
     assert "(default: 44100)" in text
 
 
-@pytest.mark.parametrize(("command", "expected"), [
-    ([], ["--device", "--seed"]),
-    (["infer"], ["--checkpoint_fp", "--input", "--out", "--sources", "--residual", "--format", "--loudness", "--hop",
-                 "--skip-existing", "--fp32", "--device"]),
-    (["evaluate"], ["--checkpoint_fp", "--estimates", "--musdbhq_location", "--split", "--out", "--bsseval",
-                    "--museval", "--save-audio", "--hop", "--bf16", "--device", "--sample_rate",
-                    "--n_fft"]),
-    (["info"], []), (["models"], []), (["import"], ["--config"]), (["demo-data"], []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ([], ["--device", "--seed"]),
+        (
+            ["infer"],
+            [
+                "--checkpoint_fp",
+                "--input",
+                "--out",
+                "--sources",
+                "--residual",
+                "--format",
+                "--loudness",
+                "--hop",
+                "--skip-existing",
+                "--fp32",
+                "--device",
+            ],
+        ),
+        (
+            ["evaluate"],
+            [
+                "--checkpoint_fp",
+                "--estimates",
+                "--musdbhq_location",
+                "--split",
+                "--out",
+                "--bsseval",
+                "--museval",
+                "--save-audio",
+                "--hop",
+                "--bf16",
+                "--device",
+                "--sample_rate",
+                "--n_fft",
+            ],
+        ),
+        (["info"], []),
+        (["models"], []),
+        (["import"], ["--config"]),
+        (["demo-data"], []),
+    ],
+)
 def test_help(command, expected, capsys):
     found, text = options(command, capsys)
     assert sorted(found) == sorted(expected)
@@ -158,38 +254,107 @@ def test_a_model_by_name(monkeypatch, data, root):
 
 def test_options_reach_model_and_training(monkeypatch, data, root):
     model, config = trained(
-        monkeypatch, data, *SIZES, "--part", "bass", "--part", "drums", "--portion", 0.5, "--clip_grad_norm", 2,
-        "--lr", 0.1, "--data_loader_workers", 3, "--batch_size", 7, "--max_epochs", 9, "--no-salient",
-        "--no-peak_division", "--segment", 4, "--lr_decay", 0.9, "--patience", 5, "--pitch", 2, "--aligned", 0.5,
-        "--validation_seconds", 8, "--accumulate", 2, "--epoch_size", 50, "--gain_db", 3, "--drop", 0.2, "--ema", 0.9,
-        "--target_songs", "--equal_levels",
-    )  # fmt: skip
+        monkeypatch,
+        data,
+        *SIZES,
+        "--part",
+        "bass",
+        "--part",
+        "drums",
+        "--portion",
+        0.5,
+        "--clip_grad_norm",
+        2,
+        "--lr",
+        0.1,
+        "--data_loader_workers",
+        3,
+        "--batch_size",
+        7,
+        "--max_epochs",
+        9,
+        "--no-salient",
+        "--no-peak_division",
+        "--segment",
+        4,
+        "--lr_decay",
+        0.9,
+        "--patience",
+        5,
+        "--pitch",
+        2,
+        "--aligned",
+        0.5,
+        "--validation_seconds",
+        8,
+        "--accumulate",
+        2,
+        "--epoch_size",
+        50,
+        "--gain_db",
+        3,
+        "--drop",
+        0.2,
+        "--ema",
+        0.9,
+        "--target_songs",
+        "--equal_levels",
+    )
     assert model.config == Config(("bass", "drums"), "generic-12-8", RATE, 512, 0.2, 4, 5, 1, 6)
     assert config == TrainingConfig(
-        batch_size=7, accumulate=2, max_epochs=9, epoch_size=50, lr=0.1, lr_decay=0.9, clip_grad_norm=2, patience=5,
-        ema=0.9, salient=False, segment=4, aligned=0.5, target_songs=True, equal_levels=True,
-        gain_db=3, drop=0.2, peak_division=False,
-        pitch=2, portion=0.5, validation_seconds=8, workers=3,
-    )  # fmt: skip
-    assert all(getattr(config, name) != getattr(TrainingConfig(), name)
-               for name in (field.name for field in fields(config)) if name != "bf16")  # fmt: skip
+        batch_size=7,
+        accumulate=2,
+        max_epochs=9,
+        epoch_size=50,
+        lr=0.1,
+        lr_decay=0.9,
+        clip_grad_norm=2,
+        patience=5,
+        ema=0.9,
+        salient=False,
+        segment=4,
+        aligned=0.5,
+        target_songs=True,
+        equal_levels=True,
+        gain_db=3,
+        drop=0.2,
+        peak_division=False,
+        pitch=2,
+        portion=0.5,
+        validation_seconds=8,
+        workers=3,
+    )
+    assert all(
+        getattr(config, name) != getattr(TrainingConfig(), name)
+        for name in (field.name for field in fields(config))
+        if name != "bf16"
+    )
 
 
 SMALL = ["--feature_dim", 4, "--num_blstm_layers", 1, "--mlp_dim", 4]
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    (SMALL, {"sources": STEMS, "schema": "generic", "sample_rate": 44_100, "n_fft": 2048, "chunk": 3.0}),
-    ([*SMALL, "--generic_bands", "N"], {"schema": "v7"}),
-    ([*SMALL, "--generic_bands", "N", "--schema", "v3"], {"schema": "v3"}),
-    (SMALL, {"feature_dim": 4, "hidden_dim": 8}),
-    (["--reduce_size", "--part", "bass"],
-     {"feature_dim": 32, "hidden_dim": 32, "num_blstm_layers": 4, "mlp_dim": 64, "sources": ("bass",)}),
-    (["--reduce_size", "--feature_dim", 8, "--n_fft", 512],
-     {"feature_dim": 8, "hidden_dim": 16, "num_blstm_layers": 4, "mlp_dim": 64, "sources": STEMS, "n_fft": 512}),
-    (["--config", "small", "--schema", "v7", "--chunk_size_in_seconds", 1],
-     {"schema": "v7", "chunk": 1, "feature_dim": 32, "sources": ("vocals", "bass", "drums", "other")}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (SMALL, {"sources": STEMS, "schema": "generic", "sample_rate": 44_100, "n_fft": 2048, "chunk": 3.0}),
+        ([*SMALL, "--generic_bands", "N"], {"schema": "v7"}),
+        ([*SMALL, "--generic_bands", "N", "--schema", "v3"], {"schema": "v3"}),
+        (SMALL, {"feature_dim": 4, "hidden_dim": 8}),
+        (
+            ["--reduce_size", "--part", "bass"],
+            {"feature_dim": 32, "hidden_dim": 32, "num_blstm_layers": 4, "mlp_dim": 64, "sources": ("bass",)},
+        ),
+        (
+            ["--reduce_size", "--feature_dim", 8, "--n_fft", 512],
+            {"feature_dim": 8, "hidden_dim": 16, "num_blstm_layers": 4, "mlp_dim": 64, "sources": STEMS, "n_fft": 512},
+        ),
+        (
+            ["--config", "small", "--schema", "v7", "--chunk_size_in_seconds", 1],
+            {"schema": "v7", "chunk": 1, "feature_dim": 32, "sources": ("vocals", "bass", "drums", "other")},
+        ),
+    ],
+)
 def test_defaults(monkeypatch, data, root, arguments, expected):
     model, config = trained(monkeypatch, data, *arguments)
     assert {name: getattr(model.config, name) for name in expected} == expected
@@ -228,8 +393,27 @@ def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
     assert err == ""
     assert json.loads((root / "runs" / "base" / "record.json").read_text())["seed"] == 4
 
-    assert bsrnn("train", "--musdbhq_location", data, "--name", "moved", "--transfer", "--checkpoint_fp", base,
-                 "--part", "bass", "--part", "vocals", "--batch_size", 2, "--max_epochs", 1) == 0  # fmt: skip
+    assert (
+        bsrnn(
+            "train",
+            "--musdbhq_location",
+            data,
+            "--name",
+            "moved",
+            "--transfer",
+            "--checkpoint_fp",
+            base,
+            "--part",
+            "bass",
+            "--part",
+            "vocals",
+            "--batch_size",
+            2,
+            "--max_epochs",
+            1,
+        )
+        == 0
+    )
     moved = root / "runs" / "moved" / "model"
     before, after = (checkpoint.load(folder) for folder in (base, moved))
     assert after.config.sources == ("bass", "vocals")
@@ -249,13 +433,17 @@ def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
         assert (info.frames, info.samplerate, info.channels) == (11_025, 22_050, 1)
 
     table = tmp_path / "tables" / "scores.csv"
-    assert bsrnn("evaluate", "--checkpoint_fp", base, "--checkpoint_fp", moved, "--musdbhq_location", data,
-                 "--out", table) == 0  # fmt: skip
+    assert (
+        bsrnn("evaluate", "--checkpoint_fp", base, "--checkpoint_fp", moved, "--musdbhq_location", data, "--out", table)
+        == 0
+    )
     scores = pd.read_csv(table)
     assert tuple(scores.columns) == SCORE_COLUMNS
     assert scores.groupby("run")["source"].unique().map(list).to_dict() == {
-        "base": ["drums"], "moved": ["bass", "vocals"], **{name: list(STEMS) for name in BASELINES},
-    }  # fmt: skip
+        "base": ["drums"],
+        "moved": ["bass", "vocals"],
+        **{name: list(STEMS) for name in BASELINES},
+    }
     assert set(scores["track"]) == {"t"}
     assert sorted(path.name for path in table.parent.iterdir()) == ["scores.csv", "scores.settings.json"]
 
@@ -276,19 +464,59 @@ def test_options_of_evaluate_reach_it(data, model, root, tmp_path, monkeypatch, 
     from bsrnn import evaluate
 
     calls, before = [], evaluate.score
-    monkeypatch.setattr(evaluate, "score", lambda runs, tracks, **rest: calls.append((runs, rest)) or before(
-        runs, tracks, **rest | {"with_bsseval": False, "museval_folder": None}))  # fmt: skip
-    assert bsrnn("evaluate", "--checkpoint_fp", model, "--musdbhq_location", data, "--out", tmp_path / "a.csv",
-                 "--hop", "0.05", "--bf16", "--sample_rate", "4000", "--n_fft", "256", "--bsseval", "--museval",
-                 tmp_path / "json", "--save-audio", tmp_path / "audio", "--split", "validation") == 0  # fmt: skip
+    monkeypatch.setattr(
+        evaluate,
+        "score",
+        lambda runs, tracks, **rest: (
+            calls.append((runs, rest)) or before(runs, tracks, **rest | {"with_bsseval": False, "museval_folder": None})
+        ),
+    )
+    assert (
+        bsrnn(
+            "evaluate",
+            "--checkpoint_fp",
+            model,
+            "--musdbhq_location",
+            data,
+            "--out",
+            tmp_path / "a.csv",
+            "--hop",
+            "0.05",
+            "--bf16",
+            "--sample_rate",
+            "4000",
+            "--n_fft",
+            "256",
+            "--bsseval",
+            "--museval",
+            tmp_path / "json",
+            "--save-audio",
+            tmp_path / "audio",
+            "--split",
+            "validation",
+        )
+        == 0
+    )
     ((runs, rest),) = calls
     assert {name: runs[0].settings[name] for name in ("hop", "bf16")} == {"hop": 0.05, "bf16": True}
     assert runs[-1].settings == {"sample_rate": 4_000, "n_fft": 256}
     assert (rest["split"], rest["with_bsseval"], rest["museval_folder"]) == ("validation", True, tmp_path / "json")
     estimates = tmp_path / "audio" / runs[0].name
     assert {path.name for path in (estimates / "a").iterdir()} == {"bass.wav", "vocals.wav"}
-    assert bsrnn("evaluate", "--estimates", estimates, "--musdbhq_location", data, "--out", tmp_path / "b.csv",
-                 "--split", "validation") == 0  # fmt: skip
+    assert (
+        bsrnn(
+            "evaluate",
+            "--estimates",
+            estimates,
+            "--musdbhq_location",
+            data,
+            "--out",
+            tmp_path / "b.csv",
+            "--split",
+            "validation",
+        )
+        == 0
+    )
     tables = (pd.read_csv(tmp_path / name) for name in ("a.csv", "b.csv"))
     one, other = (table[table["run"] == estimates.name]["value"].to_list() for table in tables)
     assert one == other and len(one) == 6
@@ -300,6 +528,7 @@ def test_a_run_that_was_interrupted_is_resumed(data, root, monkeypatch, capsys):
     arguments = ["train", "--musdbhq_location", data, "--name", "run", "--part", "drums", *SIZES]
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
+
         def interrupt(*_):
             raise KeyboardInterrupt
 
@@ -364,16 +593,25 @@ BAD_INPUT = {
     "evaluate, missing data": (EVALUATE, lambda p: shutil.rmtree(p["data"]), "no such folder"),
     "train, data without train": (TRAIN, lambda p: shutil.rmtree(p["data"] / "train"), "has no train"),
     "train, data without test": (TRAIN, lambda p: shutil.rmtree(p["data"] / "test"), "has no test"),
-    "evaluate, data without both": (EVALUATE, lambda p: (shutil.rmtree(p["data"]), p["data"].mkdir()),
-                                    "has no train and no test"),
-    "train, no songs": (TRAIN, lambda p: (shutil.rmtree(p["data"] / "train"), (p["data"] / "train").mkdir()),
-                        "no songs for train"),
+    "evaluate, data without both": (
+        EVALUATE,
+        lambda p: (shutil.rmtree(p["data"]), p["data"].mkdir()),
+        "has no train and no test",
+    ),
+    "train, no songs": (
+        TRAIN,
+        lambda p: (shutil.rmtree(p["data"] / "train"), (p["data"] / "train").mkdir()),
+        "no songs for train",
+    ),
     "train, stems lacking": (TRAIN, lambda p: no_stems(p["data"] / SONG), "has no stems"),
     "train, validation stems lacking": (TRAIN, lambda p: no_stems(p["data"] / "train/a"), "has no stems"),
     "evaluate, stems lacking": (EVALUATE, lambda p: no_stems(p["data"] / "test/t"), "has no stems"),
     "train, stems.yaml is none": (TRAIN, lambda p: (p["data"] / "stems.yaml").write_text("drums"), "should map each"),
-    "train, not a number": (TRAIN, lambda p: soundfile.write(p["data"] / SONG / "bass.wav", np.full((4000, 2), np.nan),
-                                                             RATE, subtype="FLOAT"), "not finite"),
+    "train, not a number": (
+        TRAIN,
+        lambda p: soundfile.write(p["data"] / SONG / "bass.wav", np.full((4000, 2), np.nan), RATE, subtype="FLOAT"),
+        "not finite",
+    ),
     "train, unreadable": (TRAIN, lambda p: (p["data"] / SONG / "other.wav").write_text("text"), "cannot be read"),
     "evaluate, unreadable": (EVALUATE, lambda p: (p["data"] / "test/t/bass.wav").write_text("text"), "cannot be read"),
     "train, empty audio": (TRAIN, lambda p: empty_audio(p["data"] / SONG / "bass.wav"), "holds no samples"),
@@ -382,9 +620,11 @@ BAD_INPUT = {
     "infer, one source by two models": ([*INFER, "--checkpoint_fp", "{model}"], nothing, "several models estimate"),
     "train, lengths differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", 100), "differ in length"),
     "train, rates differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", RATE // 2, 2, 100), "sample rate"),
-    "train, silent source": ([*TRAIN, "--part", "bass"],
-                             lambda p: [soundfile.write(p["data"] / f"train/{song}/bass.wav", np.zeros((4000, 2)), RATE)
-                                        for song in "bc"], "bass is silent in all"),
+    "train, silent source": (
+        [*TRAIN, "--part", "bass"],
+        lambda p: [soundfile.write(p["data"] / f"train/{song}/bass.wav", np.zeros((4000, 2)), RATE) for song in "bc"],
+        "bass is silent in all",
+    ),
     "train, unknown schema": ([*TRAIN, "--schema", "v8"], nothing, "unknown band schema"),
     "train, unknown source": ([*TRAIN, "--part", "guitar"], nothing, "unknown source 'guitar'"),
     "train, source twice": ([*TRAIN, "--part", "bass", "--part", "bass"], nothing, "different names"),
@@ -430,13 +670,16 @@ BAD_INPUT = {
     "evaluate, n_fft": ([*EVALUATE, "--n_fft", "6"], nothing, "n_fft must be a multiple of 4"),
     "evaluate, one model twice": ([*EVALUATE, "--checkpoint_fp", "{model}"], nothing, "two runs would have the name"),
     "evaluate, no estimates": ([*EVALUATE, "--estimates", "{data}/train"], nothing, "holds no estimates"),
-    "evaluate, estimates of another length": ([*EVALUATE, "--estimates", "{tmp}/other"],
-                                              lambda p: separated(p["tmp"] / "other"), "is 10 samples shorter than"),
+    "evaluate, estimates of another length": (
+        [*EVALUATE, "--estimates", "{tmp}/other"],
+        lambda p: separated(p["tmp"] / "other"),
+        "is 10 samples shorter than",
+    ),
     "train, no such device": (["--device", "cuda:99", *TRAIN], nothing, "not available here"),
     "infer, no such device": (["--device", "gpu", *INFER], nothing, "not available here"),
     "evaluate, no such device": (["--device", "cuda:99", *EVALUATE], nothing, "not available here"),
     "train, device that cannot compute": (["--device", "meta", *TRAIN], nothing, "not available here"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)

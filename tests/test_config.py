@@ -10,13 +10,26 @@ from bsrnn.config import CONFIGS, Config, costs, describe, named_config
 from bsrnn.model import BSRNN
 
 # parameters, mono: section IV-A4 of the paper, and the authors' later code with its two hidden layers
-PAPER = {"paper-vocals": 25_648_264, "paper-other": 25_648_264, "paper-bass": 24_917_512, "paper-drums": 26_578_312,
-         "authors-vocals": 36_417_160, "authors-other": 36_417_160, "authors-bass": 32_797_192,
-         "authors-drums": 41_024_392,
-         # published with their weights: arXiv 2603.09187
-         "bsrnn-large-vocals": 36_417_160, "bsrnn-large-other": 36_417_160, "bsrnn-large-bass": 32_797_192,
-         "bsrnn-large-drums": 41_024_392, "obsrnn-vocals": 40_777_192, "obsrnn-other": 40_777_192,
-         "obsrnn-bass": 37_072_744, "obsrnn-drums": 45_491_944, "obsrnn-simo": 108_727_540}  # fmt: skip
+PAPER = {
+    "paper-vocals": 25_648_264,
+    "paper-other": 25_648_264,
+    "paper-bass": 24_917_512,
+    "paper-drums": 26_578_312,
+    "authors-vocals": 36_417_160,
+    "authors-other": 36_417_160,
+    "authors-bass": 32_797_192,
+    "authors-drums": 41_024_392,
+    # published with their weights: arXiv 2603.09187
+    "bsrnn-large-vocals": 36_417_160,
+    "bsrnn-large-other": 36_417_160,
+    "bsrnn-large-bass": 32_797_192,
+    "bsrnn-large-drums": 41_024_392,
+    "obsrnn-vocals": 40_777_192,
+    "obsrnn-other": 40_777_192,
+    "obsrnn-bass": 37_072_744,
+    "obsrnn-drums": 45_491_944,
+    "obsrnn-simo": 108_727_540,
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -45,10 +58,15 @@ def test_parameters_of_the_parts_that_are_shared():
     assert counts == [273_796, 25_037_664, 3_549_708, 933_204, 83_416_080]
 
 
-@pytest.mark.parametrize("change", [
-    {}, {"schema": "drums", "mlp_layers": 2}, {"schema": "v3", "mlp_layers": 3},
-    {"tac": True, "attention_heads": 2, "attention_dim": 5, "chunk": 0.06},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"schema": "drums", "mlp_layers": 2},
+        {"schema": "v3", "mlp_layers": 3},
+        {"tac": True, "attention_heads": 2, "attention_dim": 5, "chunk": 0.06},
+    ],
+)
 def test_macs_are_those_of_the_matrix_products(change):
     sizes = {"n_fft": 1024, "feature_dim": 6, "hidden_dim": 5, "num_blstm_layers": 2, "mlp_dim": 7}
     config = Config(("a", "b"), **(sizes | change))
@@ -63,8 +81,15 @@ def test_macs_are_those_of_the_matrix_products(change):
 
 def test_description():
     text = describe(named_config("authors-drums"))
-    for expected in ("55 (drums, floor)", "41,024,392", "20,554,752", "259 frames", "heads.drums", "98.850",
-                     "with their first bins at these Hz:\n                0 43 86 129"):  # fmt: skip
+    for expected in (
+        "55 (drums, floor)",
+        "41,024,392",
+        "20,554,752",
+        "259 frames",
+        "heads.drums",
+        "98.850",
+        "with their first bins at these Hz:\n                0 43 86 129",
+    ):
         assert expected in text
 
 

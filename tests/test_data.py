@@ -558,8 +558,15 @@ def test_hidden_files_are_not_there(tmp_path):
         for name in "ab":
             write_stems(tmp_path / split / name, drums=1)
     before = data.fingerprint(tmp_path)
-    for name in ("._drums.wav", ".hidden/drums.wav", "__MACOSX/drums.wav", "Train/._b.stem.mp4", "Train/__MACOSX/x.wav",
-                 "Train/a/._drums.wav", "Train/.c/drums.wav"):  # fmt: skip
+    for name in (
+        "._drums.wav",
+        ".hidden/drums.wav",
+        "__MACOSX/drums.wav",
+        "Train/._b.stem.mp4",
+        "Train/__MACOSX/x.wav",
+        "Train/a/._drums.wav",
+        "Train/.c/drums.wav",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
     for name, target in (("nowhere.wav", "missing"), ("circle.wav", "circle.wav"), ("circle", "circle")):
@@ -595,10 +602,15 @@ def test_two_files_for_a_stem_are_named(tmp_path, other):
 
 
 @pytest.mark.parametrize("file", ["stems.yaml", "validation.txt"])
-@pytest.mark.parametrize(("encode", "message"), [
-    (lambda text: text.encode("utf-8-sig"), None), (lambda text: text.encode("latin-1"), "is not in UTF-8"),
-    (lambda text: text.encode("utf-16"), "is not in UTF-8"), (lambda text: text.encode() * 20_000, "is larger than 64"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("encode", "message"),
+    [
+        (lambda text: text.encode("utf-8-sig"), None),
+        (lambda text: text.encode("latin-1"), "is not in UTF-8"),
+        (lambda text: text.encode("utf-16"), "is not in UTF-8"),
+        (lambda text: text.encode() * 20_000, "is larger than 64"),
+    ],
+)
 def test_encodings_of_text(tmp_path, file, encode, message):
     for name in ("a", "bä"):
         write_stems(tmp_path / name, kück=1, drums=1)
@@ -625,8 +637,10 @@ def test_a_mapping_joins_stems(tmp_path):
     (tmp_path / "stems.yaml").write_text("drums: [Kick, snare, hats]\nmelody: [lead]\n")
     (track,) = find_tracks(tmp_path, "train")
     assert track.sources == ("drums", "melody")
-    parts = [torch.from_numpy(soundfile.read(tmp_path / "b" / f"{name}.wav", dtype="float32")[0].T)
-             for name in ("kick", "snare", "lead")]  # fmt: skip
+    parts = [
+        torch.from_numpy(soundfile.read(tmp_path / "b" / f"{name}.wav", dtype="float32")[0].T)
+        for name in ("kick", "snare", "lead")
+    ]
     assert torch.equal(track.read("drums"), parts[0] + parts[1])
     torch.testing.assert_close(track.read("mixture"), sum(parts))
     samples = mixes(tmp_path, ("melody",), drop=0.0, chunk=0.05)
@@ -635,12 +649,21 @@ def test_a_mapping_joins_stems(tmp_path):
         mixes(tmp_path, ("bass",))
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("drums", "should map each"), ("drums: kick", "should map each"), ("", "should map each"), ("{", "is not YAML"),
-    ("[" * 30_000, "is not YAML"), ("drums: [[kick]]", "should map each"), ("drums: {kick: [kick]}", "should map each"),
-    ("drums: [kick]\nbass: [Kick]", "kick belongs to one source only"), ("mixture: [kick]", "mixture is no source"),
-    ("drums: [kik, snare]", "no song has kik, snare; stems that are there and not named: kick"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("drums", "should map each"),
+        ("drums: kick", "should map each"),
+        ("", "should map each"),
+        ("{", "is not YAML"),
+        ("[" * 30_000, "is not YAML"),
+        ("drums: [[kick]]", "should map each"),
+        ("drums: {kick: [kick]}", "should map each"),
+        ("drums: [kick]\nbass: [Kick]", "kick belongs to one source only"),
+        ("mixture: [kick]", "mixture is no source"),
+        ("drums: [kik, snare]", "no song has kik, snare; stems that are there and not named: kick"),
+    ],
+)
 def test_a_mapping_that_is_none(tmp_path, text, message):
     write_stems(tmp_path / "a", kick=1)
     (tmp_path / "stems.yaml").write_text(text)
@@ -674,8 +697,14 @@ def damage_stem_file(file, damage):
         subprocess.run(["ffmpeg", "-v", "error", *picture, file], check=True)
     else:
         half = len(content) // 2
-        file.write_bytes({"empty": b"", "cut": content[:half], "one": soundfile_bytes(),
-                          "scratched": content[:half] + bytes(range(250)) * 40 + content[half + 10_000 :]}[damage])  # fmt: skip
+        file.write_bytes(
+            {
+                "empty": b"",
+                "cut": content[:half],
+                "one": soundfile_bytes(),
+                "scratched": content[:half] + bytes(range(250)) * 40 + content[half + 10_000 :],
+            }[damage]
+        )
 
 
 def soundfile_bytes():
@@ -685,10 +714,17 @@ def soundfile_bytes():
 
 
 @FFMPEG
-@pytest.mark.parametrize(("damage", "message"), [
-    ("empty", "is empty"), ("nowhere", "no such file"), ("video", "holds no audio"), ("one", "has 1 streams"),
-    ("cut", "is damaged or cut off|cannot be read as audio"), ("scratched", "is damaged or cut off after"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("empty", "is empty"),
+        ("nowhere", "no such file"),
+        ("video", "holds no audio"),
+        ("one", "has 1 streams"),
+        ("cut", "is damaged or cut off|cannot be read as audio"),
+        ("scratched", "is damaged or cut off after"),
+    ],
+)
 def test_a_stem_file_that_cannot_be_used(tmp_path, damage, message):
     import stempeg
 
@@ -719,9 +755,14 @@ def test_all_problems_are_found_before_training(songs):
     with pytest.raises(ValueError) as error:
         mixes(songs)
     lines = str(error.value).splitlines()
-    assert [re.search(text, line) is not None for text, line in
-            zip((r"song 2.bass\.wav.*not finite", r"song 3.drums\.wav.*not finite", "vocals is silent in all 6"), lines,
-                strict=True)] == [True] * 3  # fmt: skip
+    assert [
+        re.search(text, line) is not None
+        for text, line in zip(
+            (r"song 2.bass\.wav.*not finite", r"song 3.drums\.wav.*not finite", "vocals is silent in all 6"),
+            lines,
+            strict=True,
+        )
+    ] == [True] * 3
 
 
 def test_aligned_mixes_are_one_place_of_one_song_in_its_balance(songs):

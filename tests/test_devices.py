@@ -42,6 +42,7 @@ def four_threads():
 def test_batches_of_other_sizes_take_no_more_threads(four_threads):
     counts, shares = [], {}
     for size in (4, 3, 2, 9) * 3:
+
         def square(item, size=size):
             shares.setdefault(size, set()).add(torch.get_num_threads())
             return item**2
@@ -54,12 +55,18 @@ def test_batches_of_other_sizes_take_no_more_threads(four_threads):
     assert shares == {4: {1}, 3: {1}, 2: {2}, 9: {1}}
 
 
-@pytest.mark.parametrize(("error", "expected"), [
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "cuda"), (MemoryError(), "cpu"),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "cpu"),
-    (RuntimeError("DefaultCPUAllocator: not enough memory"), "cpu"), (RuntimeError("std::bad_alloc"), "cpu"),
-    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "cuda"), (RuntimeError("size mismatch"), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "cuda"),
+        (MemoryError(), "cpu"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "cpu"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "cpu"),
+        (RuntimeError("std::bad_alloc"), "cpu"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "cuda"),
+        (RuntimeError("size mismatch"), None),
+    ],
+)
 def test_out_of_memory(error, expected):
     assert devices.short_of_memory(error) == expected
 
@@ -93,8 +100,11 @@ def test_bf16_is_in_the_network_only(tiny, bf16):
         waveform = torch.randn(1, 8_000)
         resampled = audio.resample(waveform, 8_000, 16_000)
     assert estimates.dtype == torch.complex64
-    assert dtypes == {"band_split": torch.float32, "band_sequence.time.0.linear": torch.bfloat16,
-                      "band_sequence": torch.float32}  # fmt: skip
+    assert dtypes == {
+        "band_split": torch.float32,
+        "band_sequence.time.0.linear": torch.bfloat16,
+        "band_sequence": torch.float32,
+    }
     assert torch.equal(resampled, audio.resample(waveform, 8_000, 16_000))
 
 
@@ -142,8 +152,11 @@ def test_bf16_separates_as_well(tmp_path, bf16):
     demo.generate(tmp_path / "songs", train=1, test=1, seconds=4, seed=1)
     (track,), model = find_tracks(tmp_path / "songs", "test"), checkpoint.load(TRAINED)
     exact, rounded = (
-        usdr(track.stems(model.config.sources), torch.stack([
-            *Separator([model], bf16=each)(track.read("mixture"), track.sample_rate).values()]))
-        for each in (False, True))  # fmt: skip
+        usdr(
+            track.stems(model.config.sources),
+            torch.stack([*Separator([model], bf16=each)(track.read("mixture"), track.sample_rate).values()]),
+        )
+        for each in (False, True)
+    )
     assert not torch.equal(exact, rounded)
     assert float((rounded - exact).abs().max()) < 0.05  # dB

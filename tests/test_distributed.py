@@ -12,8 +12,24 @@ import pytest
 
 from bsrnn.train import last_checkpoint
 
-SIZES = ["--sample_rate", "8000", "--n_fft", "512", "--chunk_size_in_seconds", "0.2", "--feature_dim", "4",
-         "--hidden_dim", "5", "--num_blstm_layers", "1", "--mlp_dim", "6", "--schema", "generic-12-8"]  # fmt: skip
+SIZES = [
+    "--sample_rate",
+    "8000",
+    "--n_fft",
+    "512",
+    "--chunk_size_in_seconds",
+    "0.2",
+    "--feature_dim",
+    "4",
+    "--hidden_dim",
+    "5",
+    "--num_blstm_layers",
+    "1",
+    "--mlp_dim",
+    "6",
+    "--schema",
+    "generic-12-8",
+]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
@@ -26,8 +42,25 @@ def command(songs, tmp_path, monkeypatch):
     (tmp_path / "root").mkdir()
 
     def make(name, *options, launcher=()):
-        return [sys.executable, *launcher, "-m", "bsrnn.cli", "--device", "cpu", "train", "--musdbhq_location", songs,
-                "--part", "drums", "--part", "bass", "--name", name, *SIZES, *map(str, options)]  # fmt: skip
+        return [
+            sys.executable,
+            *launcher,
+            "-m",
+            "bsrnn.cli",
+            "--device",
+            "cpu",
+            "train",
+            "--musdbhq_location",
+            songs,
+            "--part",
+            "drums",
+            "--part",
+            "bass",
+            "--name",
+            name,
+            *SIZES,
+            *map(str, options),
+        ]
 
     return make
 
@@ -105,8 +138,12 @@ def test_a_full_disk_leaves_the_last_checkpoint(command, tmp_path):
 
 
 def test_a_random_seed_is_refused_where_processes_must_agree(command):
-    done = subprocess.run([sys.executable, "-m", "bsrnn.cli", "--seed", "-1", *command("run")[5:]], text=True,
-                          capture_output=True, env=os.environ | {"WORLD_SIZE": "2", "RANK": "0"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "bsrnn.cli", "--seed", "-1", *command("run")[5:]],
+        text=True,
+        capture_output=True,
+        env=os.environ | {"WORLD_SIZE": "2", "RANK": "0"},
+    )
     assert done.returncode == 2
     assert done.stderr == "bsrnn train: several processes need the same --seed: give one\n"
 
@@ -114,8 +151,9 @@ def test_a_random_seed_is_refused_where_processes_must_agree(command):
 def test_variables_of_another_launcher_are_one_line(command):
     done = subprocess.run(command("run"), text=True, capture_output=True, env=os.environ | {"WORLD_SIZE": "2"})
     assert done.returncode == 2
-    assert done.stderr == ("bsrnn train: of torchrun's variables RANK is missing: start with torchrun, or unset the "
-                           "others\n")  # fmt: skip
+    assert done.stderr == (
+        "bsrnn train: of torchrun's variables RANK is missing: start with torchrun, or unset the others\n"
+    )
 
 
 def test_a_scheduler_that_starts_several_trainings_is_not_taken_for_one(command, tmp_path):
@@ -125,8 +163,12 @@ def test_a_scheduler_that_starts_several_trainings_is_not_taken_for_one(command,
 
 
 def test_a_reader_that_is_killed_is_one_line(command, tmp_path):
-    process = subprocess.Popen(command("run", "--data_loader_workers", 1, "--epoch_size", 4000, "--max_epochs", 2),
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        command("run", "--data_loader_workers", 1, "--epoch_size", 4000, "--max_epochs", 2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     children = []
     while not children:
         time.sleep(0.1)

@@ -138,8 +138,10 @@ def test_rows_say_what_was_scored(tiny, songs):
 
 
 def test_the_source_of_a_row_is_that_of_its_head(identity, tracks):
-    one, other = (score_model(identity(sources, sample_rate=8_000), tracks, split="test")
-                  for sources in (("bass", "drums"), ("drums", "bass")))  # fmt: skip
+    one, other = (
+        score_model(identity(sources, sample_rate=8_000), tracks, split="test")
+        for sources in (("bass", "drums"), ("drums", "bass"))
+    )
     pd.testing.assert_series_equal(values(one), values(other))
 
 
@@ -290,8 +292,16 @@ def test_a_killed_process_goes_on(tiny, songs, tmp_path, monkeypatch):
     from bsrnn import cli, separate
 
     checkpoint.save(tiny(["bass", "drums"], sample_rate=8_000), tmp_path / "net")
-    arguments = ["evaluate", "--checkpoint_fp", tmp_path / "net", "--musdbhq_location", songs, "--save-audio",
-                 tmp_path / "audio", "--out"]  # fmt: skip
+    arguments = [
+        "evaluate",
+        "--checkpoint_fp",
+        tmp_path / "net",
+        "--musdbhq_location",
+        songs,
+        "--save-audio",
+        tmp_path / "audio",
+        "--out",
+    ]
     arguments = [str(argument) for argument in arguments]
     done = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(tmp_path / "killed.csv")])
     assert done.returncode == -signal.SIGKILL
@@ -324,10 +334,15 @@ def test_a_file_may_grow_by_runs_and_by_metrics(tracks, tmp_path):
     assert found.groupby("run").size().to_dict() == {"a": 24, "b": 24}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"data": "b"}, "other settings (data: a, now b)"), ({"split": "validation"}, "other settings (split: test, now validation)"),
-    ({"hop": 0.5}, "other settings (hop: 1.0, now 0.5)"), ({"weights": "d"}, "other settings (weights: c, now d)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "b"}, "other settings (data: a, now b)"),
+        ({"split": "validation"}, "other settings (split: test, now validation)"),
+        ({"hop": 0.5}, "other settings (hop: 1.0, now 0.5)"),
+        ({"weights": "d"}, "other settings (weights: c, now d)"),
+    ],
+)
 def test_scores_of_other_settings_are_kept(tracks, tmp_path, change, message):
     out, options = tmp_path / "scores.csv", {"split": "test", "data": "a"}
     settings = {"hop": 1.0, "weights": "c"}
@@ -341,10 +356,16 @@ def test_scores_of_other_settings_are_kept(tracks, tmp_path, change, message):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda out, note: note.unlink(), lambda out, note: note.write_text("{"), lambda out, note: out.write_text(""),
-    lambda out, note: out.write_bytes(b"\xff\xfe"), lambda out, note: out.write_text("a,b\n1,2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda out, note: note.unlink(),
+        lambda out, note: note.write_text("{"),
+        lambda out, note: out.write_text(""),
+        lambda out, note: out.write_bytes(b"\xff\xfe"),
+        lambda out, note: out.write_text("a,b\n1,2"),
+    ],
+)
 def test_a_file_of_unknown_origin_is_kept(tracks, tmp_path, spoil):
     out, note = tmp_path / "scores.csv", tmp_path / "scores.settings.json"
     score([counted()[0]], tracks, split="test", out=out)
@@ -361,7 +382,9 @@ def test_a_file_of_unknown_origin_is_kept(tracks, tmp_path, spoil):
 
 def test_audio_is_kept_on_request_and_scores_the_same_from_its_files(identity, varied, tmp_path):
     checkpoint.save(identity(STEMS, sample_rate=8_000), tmp_path / "net")
-    table = score(find_estimators([tmp_path / "net"], [], varied), varied, split="test", audio_folder=tmp_path / "audio")
+    table = score(
+        find_estimators([tmp_path / "net"], [], varied), varied, split="test", audio_folder=tmp_path / "audio"
+    )
     assert [path.name for path in (tmp_path / "audio").iterdir()] == ["net"]
     for track in varied:
         info = soundfile.info(tmp_path / "audio" / "net" / track.name / "drums.wav")
@@ -403,8 +426,9 @@ def test_bsseval_is_musevals(varied, tmp_path):
     import museval
 
     pair = ("drums", "bass")
-    run = replace(counted("a", lambda track, song: torch.stack([song[s] + 0.3 * song["mixture"] for s in pair]))[0],
-                  sources=pair)  # fmt: skip
+    run = replace(
+        counted("a", lambda track, song: torch.stack([song[s] + 0.3 * song["mixture"] for s in pair]))[0], sources=pair
+    )
     silence = evaluate.baselines(pair, 8_000, 512)[1]
     out = tmp_path / "scores.csv"
     score([run], varied, split="test", out=out)
@@ -474,12 +498,19 @@ def test_all_problems_of_estimates_are_named_at_once(estimates, songs, tracks):
     ]
 
 
-@pytest.mark.parametrize(("samples", "rate", "message"), [
-    (np.zeros((16_001, 2)), 8_000, "is 1 sample longer than its song: see that both start together, then cut its end"),
-    (np.zeros((16_000, 1)), 8_000, "has 1 channels, its song 2: convert it"),
-    (np.zeros((16_000, 2)), 7_000, "has a sample rate of 7000 Hz, not 8000 as its song: resample it"),
-    (None, 0, "cannot be read as audio"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (
+            np.zeros((16_001, 2)),
+            8_000,
+            "is 1 sample longer than its song: see that both start together, then cut its end",
+        ),
+        (np.zeros((16_000, 1)), 8_000, "has 1 channels, its song 2: convert it"),
+        (np.zeros((16_000, 2)), 7_000, "has a sample rate of 7000 Hz, not 8000 as its song: resample it"),
+        (None, 0, "cannot be read as audio"),
+    ],
+)
 def test_estimates_that_do_not_fit(estimates, tracks, samples, rate, message):
     file = estimates / "song 1" / "drums.wav"
     file.write_text("text") if samples is None else write(file, samples, rate)
@@ -502,9 +533,13 @@ def test_estimates_that_changed_are_not_taken_for_scored(estimates, tracks, tmp_
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
     assert of_folder(estimates, tracks).settings != one.settings
     score([one], tracks, split="test", out=tmp_path / "scores.csv")
-    with pytest.raises(ValueError, match="with other settings .files"):
-        score([replace(one, settings=of_folder(estimates, tracks).settings)], tracks, split="test",
-              out=tmp_path / "scores.csv")  # fmt: skip
+    with pytest.raises(ValueError, match=r"with other settings .files"):
+        score(
+            [replace(one, settings=of_folder(estimates, tracks).settings)],
+            tracks,
+            split="test",
+            out=tmp_path / "scores.csv",
+        )
 
 
 def test_means_are_a_table(tracks):

@@ -79,16 +79,20 @@ BAD = {
     "cut off.wav": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
     "cut off.flac": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "cut off"),
     "cut off.mp3": (lambda file: (soundfile.write(file, noise(9 * RATE), RATE), cut_off(file)), "is cut off"),
-    "nan.wav": (lambda file: soundfile.write(file, edit(noise(), 4_000, np.nan), RATE, subtype="FLOAT"),
-                "not finite (NaN or infinity), the first at 0.500 s"),
-    "inf.wav": (lambda file: soundfile.write(file, edit(noise(), 80_00 - 1, -np.inf), RATE, subtype="FLOAT"),
-                "not finite (NaN or infinity), the first at 1.000 s"),
+    "nan.wav": (
+        lambda file: soundfile.write(file, edit(noise(), 4_000, np.nan), RATE, subtype="FLOAT"),
+        "not finite (NaN or infinity), the first at 0.500 s",
+    ),
+    "inf.wav": (
+        lambda file: soundfile.write(file, edit(noise(), 80_00 - 1, -np.inf), RATE, subtype="FLOAT"),
+        "not finite (NaN or infinity), the first at 1.000 s",
+    ),
     "missing.wav": (lambda file: None, "no such file"),
     "cut off.aiff": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
     "cut off.au": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
     "folder": (lambda file: file.mkdir(), "is a folder, without audio files"),
     "pipe.wav": (lambda file: os.mkfifo(file), "no such file"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -118,8 +122,9 @@ def test_damage_that_ffmpeg_finds(infer, tmp_path):
     content = bytearray((tmp_path / "scratched.m4a").read_bytes())
     content[len(content) // 2 : len(content) // 2 + 3_000] = bytes(range(250)) * 12
     (tmp_path / "scratched.m4a").write_bytes(content)
-    subprocess.run(["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=c=red:s=16x16:d=1", tmp_path / "picture.mp4"],
-                   check=True)  # fmt: skip
+    subprocess.run(
+        ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=c=red:s=16x16:d=1", tmp_path / "picture.mp4"], check=True
+    )
     for name, message in (("picture.mp4", "no audio"), ("scratched.m4a", "is damaged or cut off after ")):
         code, _, err = infer(tmp_path / name)
         assert code == cli.EXIT_USER_ERROR
@@ -201,7 +206,9 @@ def test_a_bad_song_does_not_stop_the_others(infer, tmp_path):
     assert written(tmp_path / "out") == ["b/bass.wav", "b/vocals.wav", "deep/c/bass.wav", "deep/c/vocals.wav"]
     assert len(out) == 4
     assert [line.removeprefix("bsrnn infer: ").split(": ")[0] for line in err] == [
-        str(tmp_path / "songs" / "a.wav"), str(tmp_path / "songs" / "nowhere.wav")]  # fmt: skip
+        str(tmp_path / "songs" / "a.wav"),
+        str(tmp_path / "songs" / "nowhere.wav"),
+    ]
 
 
 def test_songs_that_are_there_are_skipped(infer, tmp_path):
@@ -261,10 +268,14 @@ def test_a_peak_over_full_scale_is_named(infer, identity, model, tmp_path):
     assert infer(tmp_path / "a.wav")[2] == []
 
 
-@pytest.mark.parametrize(("name", "samples", "rate", "form"), [
-    ("fast.wav", noise(), 192_000, "mp3"), ("many.wav", noise(channels=8), RATE, "mp3"),
-    ("more.wav", noise(channels=9), RATE, "flac"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "samples", "rate", "form"),
+    [
+        ("fast.wav", noise(), 192_000, "mp3"),
+        ("many.wav", noise(channels=8), RATE, "mp3"),
+        ("more.wav", noise(channels=9), RATE, "flac"),
+    ],
+)
 def test_formats_that_do_not_hold_the_song(infer, tmp_path, name, samples, rate, form):
     soundfile.write(tmp_path / name, samples, rate)
     code, _, err = infer(tmp_path / name, arguments=["--format", form])
@@ -349,9 +360,13 @@ def unprivileged():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
-@pytest.mark.parametrize(("mode", "named", "reason"), [
-    (0o000, "locked", "without audio files that can be read"), (0o444, "locked/b.wav", "cannot be read (Permission"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "named", "reason"),
+    [
+        (0o000, "locked", "without audio files that can be read"),
+        (0o444, "locked/b.wav", "cannot be read (Permission"),
+    ],
+)
 def test_folders_that_may_not_be_entered(tiny, capsys, mode, named, reason):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -364,8 +379,9 @@ def test_folders_that_may_not_be_entered(tiny, capsys, mode, named, reason):
         (folder / "out").chmod(0o777)
         (folder / "songs/locked").chmod(mode)
         with unprivileged():
-            code = cli.main(["infer", "--checkpoint_fp", f"{folder}/model", "--out", f"{folder}/out", "--input",
-                             f"{folder}/songs"])  # fmt: skip
+            code = cli.main(
+                ["infer", "--checkpoint_fp", f"{folder}/model", "--out", f"{folder}/out", "--input", f"{folder}/songs"]
+            )
         (folder / "songs/locked").chmod(0o755)
         err = capsys.readouterr().err.splitlines()
         assert code == cli.EXIT_USER_ERROR
@@ -374,10 +390,13 @@ def test_folders_that_may_not_be_entered(tiny, capsys, mode, named, reason):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
-@pytest.mark.parametrize(("spoiled", "mode", "message"), [
-    ("song.wav", 0o000, "song.wav: cannot be read (Permission denied)"),
-    ("out", 0o555, "out/song: cannot be written to (Permission denied)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spoiled", "mode", "message"),
+    [
+        ("song.wav", 0o000, "song.wav: cannot be read (Permission denied)"),
+        ("out", 0o555, "out/song: cannot be written to (Permission denied)"),
+    ],
+)
 def test_permissions(tiny, capsys, spoiled, mode, message):
     with tempfile.TemporaryDirectory() as name:  # pytest's own lets only its owner in
         folder = Path(name)
@@ -387,8 +406,17 @@ def test_permissions(tiny, capsys, spoiled, mode, message):
         for path, bits in ((folder, 0o755), (folder / "out", 0o777), (folder / spoiled, mode)):
             path.chmod(bits)
         with unprivileged():
-            code = cli.main(["infer", "--checkpoint_fp", f"{folder}/model", "--input", f"{folder}/song.wav", "--out",
-                             f"{folder}/out"])  # fmt: skip
+            code = cli.main(
+                [
+                    "infer",
+                    "--checkpoint_fp",
+                    f"{folder}/model",
+                    "--input",
+                    f"{folder}/song.wav",
+                    "--out",
+                    f"{folder}/out",
+                ]
+            )
         err = capsys.readouterr().err.splitlines()
         assert code == cli.EXIT_USER_ERROR
         assert len(err) == 1 and message in err[0]
@@ -408,14 +436,35 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
-@pytest.mark.parametrize(("form", "room"), [
-    ("wav", 10), ("wav", 100_000), ("wav16", 10), ("wav24", 100_000), ("flac", 100_000), ("ogg", 100_000),
-    ("mp3", 100_000),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "room"),
+    [
+        ("wav", 10),
+        ("wav", 100_000),
+        ("wav16", 10),
+        ("wav24", 100_000),
+        ("flac", 100_000),
+        ("ogg", 100_000),
+        ("mp3", 100_000),
+    ],
+)
 def test_a_full_disk(model, tmp_path, form, room):
     soundfile.write(tmp_path / "a.wav", noise(40_000), RATE)
-    command = [sys.executable, "-c", RUN, str(room), "infer", "--checkpoint_fp", model, "--input", tmp_path / "a.wav",
-               "--out", tmp_path / "out", "--format", form]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        RUN,
+        str(room),
+        "infer",
+        "--checkpoint_fp",
+        model,
+        "--input",
+        tmp_path / "a.wav",
+        "--out",
+        tmp_path / "out",
+        "--format",
+        form,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == cli.EXIT_USER_ERROR
     assert done.stderr.count("\n") == 1 and "cannot be written: no space left" in done.stderr
@@ -438,10 +487,14 @@ def test_control_c_at_any_stage(infer, tmp_path, monkeypatch, stage):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("error", "device"), [
-    (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB"), "cuda"), (MemoryError(), "cpu"),
-    (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "cpu"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "device"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB"), "cuda"),
+        (MemoryError(), "cpu"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "cpu"),
+    ],
+)
 def test_out_of_memory_the_next_song_is_separated(infer, tmp_path, monkeypatch, error, device):
     before = separate.separated
 
@@ -467,14 +520,30 @@ def test_other_errors_are_not_hidden(infer, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
-@pytest.mark.parametrize(("number", "code", "message"), [
-    (signal.SIGINT, 130, "bsrnn infer: interrupted\n"), (signal.SIGTERM, 143, ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "bsrnn infer: interrupted\n"),
+        (signal.SIGTERM, 143, ""),
+    ],
+)
 def test_interrupted(tiny, tmp_path, number, code, message):
     checkpoint.save(tiny(("bass",), sample_rate=RATE, feature_dim=64, hidden_dim=64), tmp_path / "model")
     soundfile.write(tmp_path / "a.wav", noise(600 * RATE, 1), RATE)
-    command = [sys.executable, "-m", "bsrnn.cli", "infer", "--checkpoint_fp", tmp_path / "model", "--input",
-               tmp_path / "a.wav", "--out", tmp_path / "out", "--hop", "0.02"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bsrnn.cli",
+        "infer",
+        "--checkpoint_fp",
+        tmp_path / "model",
+        "--input",
+        tmp_path / "a.wav",
+        "--out",
+        tmp_path / "out",
+        "--hop",
+        "0.02",
+    ]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where a job in the background is to ignore it
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 60

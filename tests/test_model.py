@@ -28,11 +28,18 @@ def random_config(draw, monkeypatch):
     edges = {20 * 1000 ** draw.random() for _ in range(draw.randrange(1, 60))}
     monkeypatch.setitem(bands.PAPER_SCHEMAS, "random", tuple(sorted(edges)))
     return Config(
-        draw.choice([("vocals",), ("bass", "drums"), ("a", "b", "c")]), draw.choice(["random", "generic", "drums"]),
-        sample_rate, n_fft, feature_dim=draw.randrange(2, 9), hidden_dim=draw.randrange(1, 9),
-        num_blstm_layers=draw.randrange(1, 4), mlp_dim=draw.randrange(1, 12), mlp_layers=draw.randrange(1, 4),
-        bin_convention=draw.choice(bands.BIN_CONVENTIONS), standardize=draw.random() < 0.5,
-    )  # fmt: skip
+        draw.choice([("vocals",), ("bass", "drums"), ("a", "b", "c")]),
+        draw.choice(["random", "generic", "drums"]),
+        sample_rate,
+        n_fft,
+        feature_dim=draw.randrange(2, 9),
+        hidden_dim=draw.randrange(1, 9),
+        num_blstm_layers=draw.randrange(1, 4),
+        mlp_dim=draw.randrange(1, 12),
+        mlp_layers=draw.randrange(1, 4),
+        bin_convention=draw.choice(bands.BIN_CONVENTIONS),
+        standardize=draw.random() < 0.5,
+    )
 
 
 @pytest.mark.parametrize("seed", range(16))  # the last of them with TAC, attention or both
@@ -159,8 +166,10 @@ def test_new_heads_on_the_same_extractor():
     model = BSRNN(Config(("drums",), n_fft=512, **SMALL))
     transferred = model.with_heads(["bass", "other"]).freeze_extractor()
     assert transferred.config.sources == ("bass", "other")
-    assert all(torch.equal(a, b) for a, b in zip(model.band_split.parameters(), transferred.band_split.parameters(),
-                                                 strict=True))  # fmt: skip
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.band_split.parameters(), transferred.band_split.parameters(), strict=True)
+    )
     trainable = {name.split(".")[0] for name, p in transferred.named_parameters() if p.requires_grad}
     assert trainable == {"heads"}
     assert transferred.band_split.weight.data_ptr() != model.band_split.weight.data_ptr()

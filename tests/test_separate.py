@@ -195,11 +195,18 @@ def test_arrays_come_back_as_they_went_in(tiny, tmp_path, kind, dtype, shape):
         assert np.allclose(np.asarray(stem), expected[source].reshape(shape).numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize(("waveform", "message"), [
-    (np.zeros((2, 100), np.int16), "expected floats"), (np.zeros((1, 2, 100)), "expected floats"),
-    (np.zeros((2, 0)), "expected floats"), (np.array([0.0, np.nan]), "not finite"), (torch.tensor(1.0), "expected"),
-    (np.zeros((44_100, 2)), "expected floats of shape"), (np.array([1e40, 0]), "not finite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros((2, 100), np.int16), "expected floats"),
+        (np.zeros((1, 2, 100)), "expected floats"),
+        (np.zeros((2, 0)), "expected floats"),
+        (np.array([0.0, np.nan]), "not finite"),
+        (torch.tensor(1.0), "expected"),
+        (np.zeros((44_100, 2)), "expected floats of shape"),
+        (np.array([1e40, 0]), "not finite"),
+    ],
+)
 def test_arrays_that_are_no_waveforms(tiny, waveform, message):
     with pytest.raises(ValueError, match=message):
         Separator([tiny(("bass",))])(waveform, 8_000)
@@ -379,13 +386,16 @@ def test_songs_of_files_and_folders(tmp_path):
         (tmp_path / name).touch()
     out = tmp_path / "in" / "out"
     assert find_songs([tmp_path / "a.wav", tmp_path / "in", tmp_path / "missing.wav"], out) == {
-        tmp_path / "a.wav": out / "a", tmp_path / "in/b.FLAC": out / "b",
-        tmp_path / "in/deep/c.m4a": out / "deep" / "c", tmp_path / "missing.wav": out / "missing",
-    }  # fmt: skip
+        tmp_path / "a.wav": out / "a",
+        tmp_path / "in/b.FLAC": out / "b",
+        tmp_path / "in/deep/c.m4a": out / "deep" / "c",
+        tmp_path / "missing.wav": out / "missing",
+    }
     assert find_songs([tmp_path / "in"], tmp_path) == {
-        tmp_path / "in/b.FLAC": tmp_path / "b", tmp_path / "in/deep/c.m4a": tmp_path / "deep" / "c",
+        tmp_path / "in/b.FLAC": tmp_path / "b",
+        tmp_path / "in/deep/c.m4a": tmp_path / "deep" / "c",
         tmp_path / "in/out/b/drums.wav": tmp_path / "out" / "b" / "drums",
-    }  # fmt: skip
+    }
     with pytest.raises(ValueError, match="cannot be the folder of the stems as well"):
         find_songs([tmp_path / "in"], tmp_path / "in")
 
@@ -393,6 +403,9 @@ def test_songs_of_files_and_folders(tmp_path):
 def test_songs_of_one_name(tmp_path):
     a, b, c, d = (tmp_path / name for name in ("a.wav", "a.mp3", "x/a.wav", "...wav"))
     assert find_songs([a, b, a, tmp_path / "x" / ".." / "a.mp3", d], tmp_path) == {
-        a: tmp_path / "a", b: tmp_path / "a.mp3", d: tmp_path / "...wav"}  # fmt: skip
+        a: tmp_path / "a",
+        b: tmp_path / "a.mp3",
+        d: tmp_path / "...wav",
+    }
     with pytest.raises(ValueError, match=r"x.a.wav: its stems would have the place of those of .*a.wav"):
         find_songs([a, tmp_path / "y" / "a.wav", c], tmp_path)

@@ -73,8 +73,16 @@ def test_fit_leaves_a_model_a_record_and_a_checkpoint(small, songs, tmp_path):
     config = TrainingConfig(**QUICK)
     fitted = fit(small("drums", "bass"), songs, config, tmp_path / "a run", seed=3, device="cpu", experiment="base")
     found = sorted(path.name for path in (tmp_path / "a run").iterdir())
-    assert found == [".lock", "history.csv", "last.ckpt", "model", "previous.ckpt", "record.json", "settings.json",
-                     "tensorboard"]  # fmt: skip
+    assert found == [
+        ".lock",
+        "history.csv",
+        "last.ckpt",
+        "model",
+        "previous.ckpt",
+        "record.json",
+        "settings.json",
+        "tensorboard",
+    ]
     assert same(checkpoint.load(tmp_path / "a run" / "model").state_dict(), fitted.model.state_dict())
     assert not fitted.model.training
     record = json.loads((tmp_path / "a run" / "record.json").read_text())
@@ -130,8 +138,9 @@ def test_adam_takes_the_rates_of_the_paper_and_clipped_gradients(small, songs, t
         rates.append(optimizer.param_groups[0]["lr"])
         before = [parameter.detach().clone() for parameter in parameters]
         original(optimizer)
-        steps.append(max(float((one - other.detach()).abs().max())
-                         for one, other in zip(before, parameters, strict=True)))  # fmt: skip
+        steps.append(
+            max(float((one - other.detach()).abs().max()) for one, other in zip(before, parameters, strict=True))
+        )
         return loss
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
@@ -148,8 +157,9 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(small, songs, tmp_p
 
     def worse_every_epoch(module):
         seen[module.current_epoch] = state(module.model)
-        module.tracks = {name: (torch.full_like(score, -module.current_epoch), loss)
-                         for name, (score, loss) in module.tracks.items()}  # fmt: skip
+        module.tracks = {
+            name: (torch.full_like(score, -module.current_epoch), loss) for name, (score, loss) in module.tracks.items()
+        }
         original(module)
 
     monkeypatch.setattr(train.TrainingModule, "on_validation_epoch_end", worse_every_epoch)
@@ -160,15 +170,21 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(small, songs, tmp_p
 
 def test_training_is_a_function_of_the_seed(small, songs, tmp_path):
     config = TrainingConfig(**QUICK | {"max_epochs": 1})
-    one, again, other = (fit(small("drums"), songs, config, tmp_path / name, seed=seed, device="cpu").model.state_dict()
-                         for name, seed in (("a", 0), ("b", 0), ("c", 1)))  # fmt: skip
+    one, again, other = (
+        fit(small("drums"), songs, config, tmp_path / name, seed=seed, device="cpu").model.state_dict()
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
     assert same(one, again)
     assert not same(one, other)
 
 
 def test_the_number_of_workers_changes_nothing(small, songs, tmp_path):
-    none, *others = (fit(small("drums"), songs, TrainingConfig(**QUICK | {"workers": workers}), tmp_path / str(workers),
-                         device="cpu").model.state_dict() for workers in (0, 1, 4))  # fmt: skip
+    none, *others = (
+        fit(
+            small("drums"), songs, TrainingConfig(**QUICK | {"workers": workers}), tmp_path / str(workers), device="cpu"
+        ).model.state_dict()
+        for workers in (0, 1, 4)
+    )
     assert all(same(none, other) for other in others)
 
 
@@ -277,8 +293,9 @@ def test_a_run_that_stopped_early_trains_nothing_more(small, songs, tmp_path, st
     assert again.history == first.history
 
 
-@pytest.mark.parametrize("limit", [{"max_epochs": 5, "patience": 1, "lr": STUCK}, {"max_epochs": 2}],
-                         ids=["patience", "epochs"])  # fmt: skip
+@pytest.mark.parametrize(
+    "limit", [{"max_epochs": 5, "patience": 1, "lr": STUCK}, {"max_epochs": 2}], ids=["patience", "epochs"]
+)
 def test_a_run_killed_before_its_record_trains_nothing_more(small, songs, tmp_path, steps, limit):
     config = TrainingConfig(**QUICK | limit)
     first = fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
@@ -292,12 +309,17 @@ def test_a_run_killed_before_its_record_trains_nothing_more(small, songs, tmp_pa
     assert (tmp_path / "run" / "record.json").is_file()
 
 
-@pytest.mark.parametrize(("what", "change"), [
-    ("training.lr: 0.001, now 0.002", {"config": TrainingConfig(**QUICK, lr=2e-3)}), ("seed: 0, now 1", {"seed": 1}),
-    ("extractor: None, now [0-9a-f]+", {"frozen": True}),
-    ("model.sources: .'drums'., now .'bass'.", {"sources": ("bass",)}),
-    ("experiment: base, now other", {"experiment": "other"}), ("data: [0-9a-f]+, now [0-9a-f]+", {"shorter": True}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("training.lr: 0.001, now 0.002", {"config": TrainingConfig(**QUICK, lr=2e-3)}),
+        ("seed: 0, now 1", {"seed": 1}),
+        ("extractor: None, now [0-9a-f]+", {"frozen": True}),
+        ("model.sources: .'drums'., now .'bass'.", {"sources": ("bass",)}),
+        ("experiment: base, now other", {"experiment": "other"}),
+        ("data: [0-9a-f]+, now [0-9a-f]+", {"shorter": True}),
+    ],
+)
 def test_another_run_in_the_same_folder_is_refused(small, songs, tmp_path, steps, what, change):
     settings = {"sources": ("drums",), "config": TrainingConfig(**QUICK), "seed": 0, "experiment": "base"}
     steps.stop_at = 1
@@ -420,7 +442,9 @@ def test_the_gradient_of_several_tasks_is_the_sum_of_theirs(small):
         single = small(source).train()
         weights = both.state_dict()
         single.load_state_dict({name: weights[name] for name in single.state_dict()})
-        train.TrainingModule(single, TrainingConfig()).training_step((batch[0], batch[1][:, number : number + 1]), 0).backward()
+        train.TrainingModule(single, TrainingConfig()).training_step(
+            (batch[0], batch[1][:, number : number + 1]), 0
+        ).backward()
         for name, parameter in single.named_parameters():
             expected[name] = expected.get(name, 0) + parameter.grad
     for name, parameter in both.named_parameters():
@@ -479,8 +503,10 @@ def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, 
     mixes = Mixes(find_tracks(songs, "train"), ("drums",), config, sample_rate=8_000, chunk=0.2, seed=0)
     drawn = [", ".join(mixes.songs(index)) for index in (6, 7, 8)]
     assert len(set(drawn)) == 3
-    assert str(error.value) == (f"loss or gradient is not finite in step 8; songs of the batch: {drawn[1]}; "
-                                f"last good checkpoint: {tmp_path / 'run' / 'last.ckpt'}")  # fmt: skip
+    assert str(error.value) == (
+        f"loss or gradient is not finite in step 8; songs of the batch: {drawn[1]}; "
+        f"last good checkpoint: {tmp_path / 'run' / 'last.ckpt'}"
+    )
     assert checkpoint.load(tmp_path / "run" / "model")
 
 
@@ -498,8 +524,10 @@ def test_a_model_that_is_not_finite_in_validation_is_not_kept(small, songs, tmp_
     with pytest.raises(FloatingPointError) as error:
         fit(small("drums"), songs, TrainingConfig(**QUICK), folder, device="cpu")
     last = folder / "last.ckpt" if epoch else "none"
-    assert str(error.value) == (f"validation loss is not finite after step {5 * (epoch + 1)}; songs: song 0, song 6; "
-                                f"last good checkpoint: {last}")  # fmt: skip
+    assert str(error.value) == (
+        f"validation loss is not finite after step {5 * (epoch + 1)}; songs: song 0, song 6; "
+        f"last good checkpoint: {last}"
+    )
     assert train.last_checkpoint(folder)[1] == epoch
     assert not (folder / "record.json").exists()
     assert (folder / "model").exists() == bool(epoch)
@@ -511,12 +539,33 @@ def test_a_model_that_is_not_finite_in_validation_is_not_kept(small, songs, tmp_
 # what is refused
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("batch_size", 0), ("accumulate", 0), ("ema", 1.0), ("epoch_size", -1), ("aligned", 1.5), ("max_epochs", 0),
-    ("lr", 0.0), ("lr", float("nan")), ("lr", "1e-4"), ("lr_decay", -1.0), ("clip_grad_norm", 0.0), ("patience", 0),
-    ("gain_db", -1.0), ("gain_db", float("nan")), ("validation_seconds", -1.0), ("pitch", -1.0), ("drop", 1.0),
-    ("drop", -0.1), ("portion", 0.0), ("portion", 1.1), ("workers", -1), ("segment", 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("accumulate", 0),
+        ("ema", 1.0),
+        ("epoch_size", -1),
+        ("aligned", 1.5),
+        ("max_epochs", 0),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("lr", "1e-4"),
+        ("lr_decay", -1.0),
+        ("clip_grad_norm", 0.0),
+        ("patience", 0),
+        ("gain_db", -1.0),
+        ("gain_db", float("nan")),
+        ("validation_seconds", -1.0),
+        ("pitch", -1.0),
+        ("drop", 1.0),
+        ("drop", -0.1),
+        ("portion", 0.0),
+        ("portion", 1.1),
+        ("workers", -1),
+        ("segment", 0.0),
+    ],
+)
 def test_training_config_out_of_range(name, value):
     with pytest.raises(ValueError, match=name) as error:
         TrainingConfig(**{name: value})
@@ -603,8 +652,9 @@ def test_a_line_per_epoch_and_nothing_else(small, songs, tmp_path, capsys):
     fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
     out, err = capsys.readouterr()
     assert [line.split("loss")[0].split() for line in out.splitlines()] == [
-        ["epoch", "1", "of", "2"], ["epoch", "2", "of", "2"],
-    ]  # fmt: skip
+        ["epoch", "1", "of", "2"],
+        ["epoch", "2", "of", "2"],
+    ]
     assert err == ""
 
 
@@ -623,12 +673,24 @@ def test_the_bar_in_a_terminal_shows_loss_score_and_speed(songs, tmp_path):
     termios, pty = pytest.importorskip("termios", reason="no terminals"), pytest.importorskip("pty")
     main, terminal = pty.openpty()
     termios.tcsetwinsize(terminal, (24, 200))
-    command = [sys.executable, "-m", "bsrnn.cli", "--device", "cpu", "train", "--musdbhq_location", songs, "--part",
-               "drums", *"""--name run --sample_rate 8000 --n_fft 512 --chunk_size_in_seconds 0.2 --feature_dim 4
+    command = [
+        sys.executable,
+        "-m",
+        "bsrnn.cli",
+        "--device",
+        "cpu",
+        "train",
+        "--musdbhq_location",
+        songs,
+        "--part",
+        "drums",
+        *"""--name run --sample_rate 8000 --n_fft 512 --chunk_size_in_seconds 0.2 --feature_dim 4
                --hidden_dim 4 --num_blstm_layers 1 --mlp_dim 4 --schema generic-12-8 --max_epochs 2 --epoch_size 40
-               """.split()]  # fmt: skip
-    process = subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL,
-                               env=os.environ | {"BSRNN_ROOT": str(tmp_path)})  # fmt: skip
+               """.split(),
+    ]
+    process = subprocess.Popen(
+        command, stdout=terminal, stderr=subprocess.DEVNULL, env=os.environ | {"BSRNN_ROOT": str(tmp_path)}
+    )
     os.close(terminal)
     shown = b""
     try:

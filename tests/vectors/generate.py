@@ -13,8 +13,15 @@ from bsrnn.config import Config
 from bsrnn.model import BSRNN
 
 HERE = Path(__file__).parent
-SIZES = {"n_fft": 256, "sample_rate": 16_000, "chunk": 0.2, "feature_dim": 6, "hidden_dim": 5, "num_blstm_layers": 2,
-         "mlp_dim": 7}  # fmt: skip
+SIZES = {
+    "n_fft": 256,
+    "sample_rate": 16_000,
+    "chunk": 0.2,
+    "feature_dim": 6,
+    "hidden_dim": 5,
+    "num_blstm_layers": 2,
+    "mlp_dim": 7,
+}
 CONFIGS = {
     "refined": Config(("drums", "bass"), "generic", **SIZES),
     "paper": Config(("vocals",), "v7", **SIZES, standardize=False),
@@ -32,8 +39,10 @@ def main() -> None:
         checkpoint.save(model, HERE / name)
         with torch.no_grad():
             vectors = {"mixture": mixture, "estimates": model(mixture)}
-        save_file({key: torch.view_as_real(value).contiguous() for key, value in vectors.items()},
-                  HERE / name / "vectors.safetensors")  # fmt: skip
+        save_file(
+            {key: torch.view_as_real(value).contiguous() for key, value in vectors.items()},
+            HERE / name / "vectors.safetensors",
+        )
 
 
 if __name__ == "__main__":
