@@ -136,6 +136,7 @@ class Recording:
         command = ["ffmpeg", "-v", "error", "-xerror", *source, *target]
         with tempfile.TemporaryFile() as messages:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
+            assert process.stdout
             try:
                 while data := process.stdout.read(size * min(left, BLOCK)):
                     block = torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, self.channels).T

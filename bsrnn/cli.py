@@ -214,7 +214,7 @@ def train(args: argparse.Namespace) -> None:
             base = checkpoint.load(*pretrained.folders(origin))
     known = base.config if args.init else named
     sources = tuple(args.part or (known.sources if known else stem_mapping(dataset)))
-    if args.init and not set(sources) <= set(known.sources):
+    if args.init and known and not set(sources) <= set(known.sources):
         raise ValueError(f"{args.init} estimates {', '.join(known.sources)} only: --transfer makes heads for others")
     train.seed_everything(args.seed)
     if origin:

@@ -72,7 +72,7 @@ class Track:
         """
         frames = self.length - start if frames < 0 else frames
         parts = [file.read(start, frames) for file in self.files[source]]
-        return sum(parts) if parts else torch.zeros(self.channels, frames)
+        return sum(parts[1:], parts[0]) if parts else torch.zeros(self.channels, frames)
 
     def stems(self, names: Sequence[str]) -> Tensor:
         """Whole sources (S, C, L)."""
@@ -234,8 +234,11 @@ def _held_out(root: Path, names: Sequence[str]) -> set[str]:
             raise ValueError(f"{file}: no training song is named {unknown[0]!r}")
         return listed
     # read from the package's file: importing musdb needs the ffmpeg program, which wav files do not
-    settings = Path(find_spec("musdb").submodule_search_locations[0], "configs", "mus.yaml")
-    known = set(yaml.safe_load(settings.read_text())["validation_tracks"])
+    musdb = find_spec("musdb")
+    assert musdb and musdb.origin
+    known = set(
+        yaml.safe_load(Path(musdb.origin).with_name("configs").joinpath("mus.yaml").read_text())["validation_tracks"]
+    )
     return known.intersection(names) or set(names[::VALIDATION_SHARE])
 
 
@@ -444,7 +447,8 @@ class Mixes(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         stems = {source: self._stem(source, *choice) for source, choice in self._choices(index).items()}
-        mixture = sum(stems.values())
+        first, *others = stems.values()
+        mixture = sum(others, first)
         targets = torch.stack([stems[source] for source in self.targets])
         if not self.config.peak_division:
             return mixture, targets

@@ -73,7 +73,7 @@ def compose(rng: np.random.Generator, seconds: float) -> Score:
 
 def bandpass(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """What lies between two frequencies in Hz."""
-    return sosfilt(butter(2, (low, high), "band", fs=RATE, output="sos"), x)
+    return np.asarray(sosfilt(butter(2, (low, high), "band", fs=RATE, output="sos"), x))
 
 
 def hit(rng: np.random.Generator, decay: float, tone: float, pitch: float, noise: float, low: float) -> np.ndarray:
@@ -165,7 +165,7 @@ def play_vocals(rng: np.random.Generator, score: Score) -> np.ndarray:
     curves = np.zeros((6, score.samples))  # pitch, level, level of consonants, three formants
     for start, seconds, chord in score.notes(rng, "vocals", rest=0.15):
         first, last = round(start * RATE), round((start + 0.93 * seconds) * RATE)
-        note = (score.pitch(chord + rng.integers(5), lowest), rng.uniform(0.7, 1), 0, *size * rng.choice(VOWELS))
+        note = (score.pitch(chord + int(rng.integers(5)), lowest), rng.uniform(0.7, 1), 0, *size * rng.choice(VOWELS))
         curves[:, first:] = np.c_[list(note)]
         curves[1, last:] = 0
         curves[2, max(0, first - RATE // 20) : first] = rng.choice([0, 0.2])
@@ -206,8 +206,8 @@ def song(index: int, split: str = "train", seed: int = 0, seconds: float = 12.0)
     return {name: (np.round(scale * stem) / 32768).astype(np.float32) for name, stem in stems.items()}
 
 
-def _write_song(root: Path, index: int, split: str, *details: float) -> None:
-    folder, stems = root / split / f"demo-{split}-{index:02d}", song(index, split, *details)
+def _write_song(root: Path, index: int, split: str, seed: int, seconds: float) -> None:
+    folder, stems = root / split / f"demo-{split}-{index:02d}", song(index, split, seed, seconds)
     folder.mkdir(parents=True)
     for name, wave in {"mixture": sum(stems.values()), **stems}.items():
         wavfile.write(folder / f"{name}.wav", RATE, (32768 * wave.T).astype(np.int16))

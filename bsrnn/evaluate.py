@@ -298,7 +298,9 @@ def _of_separator(separator: Separator, name: str) -> Estimator:
     return Estimator(
         name,
         separator.sources,
-        lambda track, song: torch.stack(list(separator(song["mixture"], track.sample_rate).values())),
+        lambda track, song: torch.stack(
+            [*map(torch.as_tensor, separator(song["mixture"], track.sample_rate).values())]
+        ),
         {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16},
         is_model=True,
     )

@@ -401,13 +401,14 @@ def overlap_add(
             pending = torch.cat([block.new_zeros(len(block), margin) if pending is None else pending, block], -1)
             wanted = size + (batch - 1) * hop
         else:
+            assert pending is not None, "a song has at least one block"
             pending = torch.nn.functional.pad(pending, (0, -pending.shape[-1] % hop + margin))
             wanted = size
         while pending.shape[-1] >= wanted:
             results = process(pending.unfold(-1, size, hop)[:, :batch].transpose(0, 1))
             done = len(results) * hop
             total, weight = results.new_zeros(*results.shape[1:3], done + margin), torch.zeros(done + margin)
-            if sums is not None:
+            if sums is not None and weights is not None:
                 total[..., :margin], weight[:margin] = sums, weights
             for start, result in zip(range(0, done, hop), results, strict=True):
                 total[..., start : start + size] += result * window
