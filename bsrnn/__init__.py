@@ -6,9 +6,10 @@
     band_schema   where a spectrogram is cut along frequency, by name (bands.py)
 
 A song goes through audio.py (decode, resample, levels), separate.py (chunks), spectral.py (STFT), model.py and
-packed.py (the network), and back; pretrained.py fetches published models. A training goes through data.py (songs, samples; demo.py generates some), losses.py,
-metrics.py and train.py; checkpoint.py saves and loads what it leaves, and evaluate.py scores it. devices.py says where
-and how precisely to compute, files.py writes files whole or not at all, and cli.py is the command line.
+packed.py (the network), and back; pretrained.py fetches published models. A training goes through data.py (songs,
+samples; demo.py generates some), losses.py, metrics.py and train.py; checkpoint.py saves and loads what it leaves, and
+evaluate.py scores it. devices.py says where and how precisely to compute, files.py writes files whole or not at all,
+and cli.py is the command line.
 """
 
 import importlib

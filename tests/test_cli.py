@@ -93,7 +93,7 @@ def test_train_has_the_options_of_the_paper_and_few_more(capsys):
 
 @pytest.mark.parametrize(("command", "expected"), [
     ([], ["--device", "--seed"]),
-    (["infer"], ["--checkpoint_fp", "--model", "--input", "--out", "--sources", "--residual", "--format", "--loudness", "--hop",
+    (["infer"], ["--checkpoint_fp", "--input", "--out", "--sources", "--residual", "--format", "--loudness", "--hop",
                  "--skip-existing", "--fp32", "--device"]),
     (["evaluate"], ["--checkpoint_fp", "--estimates", "--musdbhq_location", "--split", "--out", "--bsseval",
                     "--museval", "--save-audio", "--hop", "--bf16", "--device", "--sample_rate",
