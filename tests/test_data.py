@@ -276,7 +276,7 @@ def test_a_quiet_passage_is_measured_against_the_track():
 
 
 def mixes(songs, sources=STEMS, **settings):
-    defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0}
+    defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0, "together": False}
     own = {name: settings.pop(name) for name in defaults.keys() & settings.keys()}
     return Mixes(find_tracks(songs, "train"), sources, TrainingConfig(**settings), **(defaults | own))
 
@@ -284,6 +284,20 @@ def mixes(songs, sources=STEMS, **settings):
 def as_mixed(samples, source, index):
     """A source as it goes into a sample, before the division by the peak."""
     return samples._stem(source, *samples._choices(index)[source])
+
+
+def test_channels_kept_together_are_those_of_the_sample(songs):
+    alone, together = (mixes(songs, together=together, drop=0.3, peak_division=False) for together in (False, True))
+    for index in range(10):
+        (mono, targets), (stereo, pairs) = alone[index], together[index]
+        assert stereo.shape == (2, 1_600) and pairs.shape == (4, 2, 1_600)
+        assert torch.allclose(stereo, pairs.sum(0), atol=1e-6) and torch.allclose(mono, targets.sum(0), atol=1e-6)
+        for target, pair in zip(targets, pairs, strict=True):  # each source has had one of its channels
+            assert any(torch.equal(target[0], channel) for channel in pair)
+    for file in (songs / "train" / "song 2").iterdir():
+        soundfile.write(file, soundfile.read(file)[0][:, 0], RATE)
+    with pytest.raises(ValueError, match="has another number of channels than"):
+        mixes(songs, together=True)
 
 
 def silence(songs, stem, *numbers):

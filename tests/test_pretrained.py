@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import http.server
+import random
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from bsrnn import checkpoint, cli, pretrained, separate
-from bsrnn.config import CONFIGS
+from bsrnn.config import CONFIGS, costs
 from bsrnn.separate import Separator, crossfade, estimate
 
 RATE = 44_100
@@ -41,11 +42,11 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, features, bands, heads=2, size=3):
+    def __init__(self, features, bands, heads, size):
         super().__init__()
 
         def projection(out):
-            return nn.Sequential(nn.Conv2d(features, out, 1), nn.PReLU(init=float(torch.rand(()))), Norm(out, bands))
+            return nn.Sequential(nn.Conv2d(features, out, 1), nn.PReLU(init=random.random()), Norm(out, bands))
 
         for h in range(heads):
             for letter, out in (("Q", size), ("K", size), ("V", features // heads)):
@@ -73,15 +74,16 @@ class Residual(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, features, hidden, bands, more):
+    def __init__(self, config):
         super().__init__()
-        self.time_net, self.band_net = Residual(features, hidden), Residual(features, hidden)
-        if more:
+        features, bands, self.more = config.feature_dim, len(config.bins()), config.tac
+        self.time_net, self.band_net = (Residual(features, config.hidden_dim) for _ in range(2))
+        if self.more:
             slope, inside = nn.PReLU(init=0.3), 3 * features
             sizes = {"transform": (features, inside), "average": (inside, inside), "concat": (2 * inside, features)}
             parts = {name: nn.Sequential(nn.Linear(*size), slope) for name, size in sizes.items()}
-            self.tac_module, self.attn_block = nn.ModuleDict(parts), Attention(features, bands)
-        self.more = more
+            self.tac_module = nn.ModuleDict(parts)
+            self.attn_block = Attention(features, bands, config.attention_heads, config.attention_dim)
 
     def forward(self, x):  # (C, N, T, K), of one song
         x = torch.stack([self.time_net(band) for band in x.unbind(3)], 3)
@@ -126,8 +128,7 @@ class Published(nn.Module):
         self.stft, self.istft = (nn.ModuleDict({"transf": Window()}) for _ in range(2))
         split = (nn.Sequential(nn.GroupNorm(1, 2 * g, 1e-7), nn.Conv1d(2 * g, size, 1)) for g in widths)
         self.BN = nn.ModuleList(split)
-        blocks = range(config.num_blstm_layers)
-        self.separator = nn.ModuleList(Block(size, config.hidden_dim, len(widths), config.tac) for _ in blocks)
+        self.separator = nn.ModuleList(Block(config) for _ in range(config.num_blstm_layers))
         self.maskers = nn.ModuleList(Mask(widths, size, config.mlp_dim) for _ in config.sources)
         for name, parameter in self.named_parameters():
             if name.endswith(("norm.weight", "norm.bias", ".0.weight", ".0.bias")) and parameter.ndim == 1:
@@ -201,6 +202,23 @@ def trace(tmp_path):
 
 
 # conversion
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        *zip((f"bsrnn-large-{source}" for source in pretrained.SOURCES), (782, 650, 950, 782), strict=True),
+        *zip((f"obsrnn-{source}" for source in pretrained.SOURCES), (1310, 1178, 1478, 1310), strict=True),
+        ("obsrnn-simo", 2870),
+    ],
+)
+def test_the_published_sizes_are_those_of_this_network(name, keys):
+    """As third parties report them of the files, which hold the slope of each TAC three times, and two windows."""
+    with torch.device("meta"):
+        weights = Published(CONFIGS[name]).state_dict()
+    parameters = sum(cost.parameters for cost in costs(CONFIGS[name]))
+    assert len(weights) == keys
+    assert sum(value.numel() for value in weights.values()) == parameters + 2 * 2048 + 24 * CONFIGS[name].tac
 
 
 @pytest.mark.parametrize(
