@@ -73,6 +73,7 @@ def test_no_traces_of_a_machine(notebook):
     text = nbformat.writes(notebook)
     assert not re.search(r"/(home|root|tmp|Users|work)/", text)
     assert "papermill" not in notebook.metadata
+    assert notebook.metadata.kernelspec.display_name == "Python 3 (ipykernel)"  # another is changed by JupyterLab
     assert not [cell for cell in notebook.cells if "papermill" in cell.metadata or "execution" in cell.metadata]
     assert not [output for cell in code(notebook) for output in cell.outputs if output.get("name") == "stderr"]
 
