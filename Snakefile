@@ -12,7 +12,7 @@ from study import runs
 
 PROFILE = config["profile"]
 try:
-    SETTINGS, LISTED = runs.load(PROFILE, config.get("seeds"))
+    SETTINGS, LISTED = runs.load(PROFILE, config.get("seeds", ()))
 except (FileNotFoundError, ValueError) as error:
     raise WorkflowError(str(error))
 RUNS = {run.name: run for run in LISTED}

@@ -14,7 +14,7 @@ run says its own. What differs from the profile's `training_config` stands in `t
 whose frozen extractor its new heads are trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -40,12 +40,12 @@ class Run:
     training: Mapping[str, object] = field(default_factory=dict, hash=False)  # all settings of it
 
 
-def load(profile: str, seeds: list[int] | None = None) -> tuple[dict, list[Run]]:
+def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]]:
     """The settings of a profile, and its runs in the order in which it lists them.
 
     Args:
         profile: name of a file in profiles/.
-        seeds: in place of the profile's.
+        seeds: in place of the profile's, as numbers or text.
 
     Raises:
         FileNotFoundError: there is no such profile.
@@ -62,9 +62,8 @@ def load(profile: str, seeds: list[int] | None = None) -> tuple[dict, list[Run]]
         if wrong := sorted(entry.keys() - _KEYS | {"experiment", "sources"} - entry.keys()):
             raise ValueError(f"{profile}: {template}: {wrong[0]!r} is unknown or missing; a run has {sorted(_KEYS)}")
         schemas = settings["schemas"] if "{schema}" in template else [entry.get("schema")]
-        for schema, seed in product(
-            schemas, (seeds or settings["seeds"]) if "{seed}" in template else [entry.get("seed")]
-        ):
+        numbers = [*map(int, seeds)] or settings["seeds"]
+        for schema, seed in product(schemas, numbers if "{seed}" in template else [entry.get("seed")]):
             name, base = (text.format(schema=schema, seed=seed) for text in (template, entry.get("base_run", "")))
             if None in (schema, seed) or name in runs or (base and base not in runs):
                 raise ValueError(f"{profile}: {name}: has no schema or seed, is there twice, or stands before its base")
