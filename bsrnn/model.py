@@ -115,7 +115,7 @@ class TAC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C, N) -> (..., C, N)."""
-        own = self.activation(self.transform(x))
+        own = self.activation(self.transform(x.contiguous()))  # or bfloat16 takes 5 GB more for a chunk of 12 s
         common = self.activation(self.average(own.mean(-2, keepdim=True)))
         return x + self.activation(self.concat(torch.cat([own, common.expand_as(own)], -1)))
 
@@ -130,8 +130,9 @@ class Projection(nn.Module):
         self.norm = SequenceNorm(num_bands, 1, 1, out_features, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(K, T, B, in) -> (K, T, B, out)."""
-        return self.norm(self.activation(self.linear(x)).to(x.dtype))  # the norm in full precision, also under autocast
+        """(T, K, B, in) -> (T, K, B, out)."""
+        x = self.activation(self.linear(x)).to(x.dtype)  # the norm in full precision, also under autocast
+        return self.norm(x.transpose(0, 1)).transpose(0, 1)
 
 
 class Attention(nn.Module):
@@ -150,14 +151,14 @@ class Attention(nn.Module):
         self.output = Projection(num_bands, feature_dim, feature_dim, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(K, T, B, C, N) -> (K, T, B, C, N)."""
-        items = x.flatten(2, 3)
+        """(T, K, B, C, N) -> (T, K, B, C, N)."""
+        items = x.contiguous().flatten(2, 3)
         queries, keys, values = (
-            torch.stack([head(items) for head in heads]).permute(3, 0, 2, 1, 4).flatten(3)  # (B * C, heads, T, K * D)
+            torch.stack([head(items) for head in heads]).permute(3, 0, 1, 2, 4).flatten(3)  # (B * C, heads, T, K * D)
             for heads in (self.queries, self.keys, self.values)
         )
         tokens = nn.functional.scaled_dot_product_attention(queries, keys, values)
-        joint = tokens.unflatten(3, (len(x), -1)).permute(3, 2, 0, 1, 4).flatten(3)  # (K, T, B * C, N)
+        joint = tokens.unflatten(3, (x.shape[1], -1)).permute(2, 3, 0, 1, 4).flatten(3)  # (T, K, B * C, N)
         return x + self.output(joint).view(x.shape)
 
 
@@ -179,8 +180,8 @@ class BandSequence(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, C, N) -> (T, K, B, C, N)."""
         for time, band, tac, attention in zip(self.time, self.band, self.tac, self.attention, strict=True):
-            x = band(time(x).transpose(0, 1))
-            x = attention(tac(x)).transpose(0, 1)
+            x = band(time(x).transpose(0, 1)).transpose(0, 1)
+            x = attention(tac(x))
         return x
 
 

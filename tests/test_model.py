@@ -214,3 +214,14 @@ def test_kept_heads():
 def test_wrong_configuration(wrong):
     with pytest.raises(ValueError):
         Config(**wrong)
+
+
+def test_no_linear_layer_makes_copies_of_its_weights():
+    """As torch's do for rows that do not lie one after another in memory, in bfloat16."""
+    model = BSRNN(Config(n_fft=512, tac=True, attention_heads=2, **SMALL))
+    for part in (*model.band_sequence.tac.modules(), *model.band_sequence.attention.modules()):
+        if isinstance(part, nn.Linear):
+            part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    seen = []
+    model(spectrogram(2, 2, 257, 5))
+    assert len(seen) == 2 * (3 + 3 * 2 + 1) and all(seen)
