@@ -15,7 +15,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 TEST_RECORDINGS = ("2.Lithium", "7.Francium")
 VALIDATION_RECORDING = "6.Caesium"  # of the four for training; our choice
-REPLACES_LEAD = 0.7  # how often the voice takes the lead's place, if anything else plays; about 60% of sung songs
+REPLACES_LEAD = 0.7  # how often the voice takes the place of the lead, if anything else plays
 
 ORIGINS = {
     "freedoom": "BSD-3-Clause",
