@@ -45,7 +45,7 @@ def parameters(wildcards):
     values = {name: getattr(run, name) for name in ("experiment", "schema", "learned", "seed")}
     values |= {"profile": PROFILE, "dataset": DATASET, "run": run.name, "sources": list(run.sources)}
     values |= {"base_run": run.base_run, "folder": "runs"} if run.base_run else {}
-    return line(values | {"model_config": SETTINGS["model_config"], "training_config": run.training})
+    return line(values | {"model_config": run.model, "training_config": run.training})
 
 
 rule all:

@@ -21,6 +21,7 @@ GAP = 8.0  # seconds of silence that another instrument's melody may fill
 ENOUGH_SUNG = 0.6  # the share of a song at which no further melody is looked for
 STEP = 5  # seconds between the passages that are compared
 LEAD_IN = 2.0  # seconds that are rendered before a passage, for what still sounds
+BRIEFEST = 0.005  # seconds of a part's note: one that ends as it starts would never be let go, and sound for ever
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,8 @@ def part(song, stem: str, start: float, stop: float, transpose: int, without: Me
         copy = pretty_midi.Instrument(instrument.program, instrument.is_drum)
         moved = 0 if instrument.is_drum else transpose
         for note in instrument.notes:
-            if note.start < stop and note.end > start and not (without and is_sung(without, number, note)):
-                span = (max(note.start, start) - start, min(note.end, stop) - start)
+            span = (max(note.start, start) - start, min(note.end, stop) - start)
+            if span[1] - span[0] >= BRIEFEST and not (without and is_sung(without, number, note)):
                 copy.notes.append(pretty_midi.Note(note.velocity, int(np.clip(note.pitch + moved, 0, 127)), *span))
         copy.control_changes = _controls(instrument.control_changes, start, stop, lambda event: event.number)
         copy.pitch_bends = _controls(instrument.pitch_bends, start, stop, lambda event: None)

@@ -123,19 +123,10 @@ def _legend(figure: Figure) -> Figure:
     return figure
 
 
-def schemas(schemas: Sequence[BandSchema], sample_rate: int, n_fft: int) -> Figure:
-    """Every schema as a row of bands over frequency (Hz) and notes, and how many of its bands an STFT of `n_fft`
-    samples leaves; hollow are those that vanish, because no bin lies within them."""
-    return _bands([(schema.name, schema, n_fft) for schema in schemas], sample_rate)
-
-
-def collapse(schemas: Sequence[BandSchema], sample_rate: int, n_ffts: Sequence[int]) -> Figure:
-    """The same of a few schemas at several FFT sizes: the smaller it is, the more of the narrow bands vanish."""
-    return _bands([(f"{schema.name} {n_fft}", schema, n_fft) for schema in schemas for n_fft in n_ffts], sample_rate)
-
-
 @styled
-def _bands(rows: Sequence[tuple[str, BandSchema, int]], sample_rate: int) -> Figure:
+def schemas(rows: Sequence[tuple[str, BandSchema, int]], sample_rate: int) -> Figure:
+    """Labels, schemas and FFT sizes, each as a row of bands over frequency (Hz) and notes, and how many of the bands
+    such an STFT leaves; hollow are those that vanish, because no bin lies within them."""
     figure, [[ax]] = _axes(1, 1, (9.5, 1.3 + 0.3 * len(rows)))
     for place, (_, schema, n_fft) in enumerate(rows):
         bounds = np.clip([0, *schema.edges, sample_rate / 2], HEARING[0], sample_rate / 2)
@@ -341,10 +332,12 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
         left.scatter(tracks.clip(lower=floor), [row] * len(tracks), 25, alpha=0.25, linewidth=0, **style)
         _interval(left, row, tracks.mean(), ends, ms=8, mec="white", capsize=3, label=schema, **style)
         _beside(left, row, f"{tracks.mean():.2f}", color=style["color"])
-    found = answers[answers["question"] == "generic minus v7"].set_index(["experiment", "learned", "source"])
+    found = answers[answers["question"] == "generic minus v7"].drop_duplicates(cell := [*statistics.CELL[:-1]])
     reach = 1.2 * found[["low", "high"]].abs().max(axis=None)
-    for (_, *cell), (one, other) in statistics.pairs(scores, {"schema": "generic"}, {"schema": "v7"}).items():
-        right, row, answer = panels[cell[2]][1], ways[cell[2]].index(tuple(cell[:2])), found.loc[tuple(cell)]
+    sides = statistics.pairs(scores, {"schema": "generic"}, {"schema": "v7"})
+    for answer in found.itertuples():
+        right, row = panels[answer.source][1], ways[answer.source].index((answer.experiment, answer.learned))
+        one, other = sides[tuple(getattr(answer, name) for name in cell)]
         right.plot((one.mean() - other.mean()).clip(-reach, reach), [row] * one.shape[1], "|", color=GREY, alpha=0.5)
         winner = "" if answer.better == "no support" else answer.better
         look = _style(winner) if winner else {"color": GREY, "marker": "D", "mfc": "white"}

@@ -37,11 +37,6 @@ def results(profile: str, folder: str = "results") -> Path:
     return files.root() / folder / profile
 
 
-def figures(profile: str) -> Path:
-    """The folder of a profile's published figures."""
-    return files.root() / "figures" / profile
-
-
 def working(profile: str, run: str = "") -> Path:
     """The folder in which notebooks write, and trainings in that of their run."""
     return results(profile, "runs") / run
@@ -142,7 +137,7 @@ def publish(profile: str) -> None:
     temporary = shutil.ignore_patterns("*.settings.json", "*.svg", "*.ipynb")
     for part in ("runs", "scores", "checkpoints", "audio", "figures"):
         if (made / part).is_dir():
-            to = figures(profile) if part == "figures" else published / part
+            to = results(profile, "figures") if part == "figures" else published / part
             shutil.copytree(made / part, to, dirs_exist_ok=True, ignore=temporary)
     for file in (published / "bands.csv", *(published / "notebooks").glob("*.ipynb")):
         if (made / file.relative_to(published)).is_file():
@@ -153,7 +148,7 @@ def publish(profile: str) -> None:
 def write_tables(profile: str) -> None:
     """Write results/<profile>/README.md whole, and the tables in it as CSV."""
     folder, scores = results(profile), load_scores(profile).query("split == 'test'")
-    cells, answers = statistics.gains(scores), statistics.comparisons(scores)
+    cells, answers = statistics.gains(scores), statistics.comparisons(scores, runs.load(profile)[0]["questions"])
     save_table(folder / "summary.csv", cells)
     save_table(folder / "comparisons.csv", answers)
     sections = {"What was run": coverage(profile), "Every cell": cells.drop(columns="split")}
@@ -181,9 +176,10 @@ over songs, then over seeds; *trivial* is the better of mixture and silence, *ga
 oracles know the sources: IRM is the ideal ratio mask, STFT what any complex mask could reach. `learned` are the sources
 that the extractor was trained on; `run` names the runs as a shell would, whose records are `runs/<run>.json`.
 
-*Questions* compare cells song by song: the means of the two sides, their difference with its 95% interval (bootstrap
-over songs and runs), the rank-biserial correlation, and p of Wilcoxon's signed-rank test after Holm's correction within
-the topic. *better* names a side only where interval and test agree, and each side has three runs or more.
+*Questions*, which the profile names, compare cells song by song: the means of the two sides, their difference with its
+95% interval (bootstrap over songs and runs), the rank-biserial correlation, and p of Wilcoxon's signed-rank test after
+Holm's correction within the topic. *better* names a side only where interval and test agree, and each side has three
+runs or more.
 """
 
 CARD = """---

@@ -2,6 +2,8 @@
 
     schemas: [v7, generic]
     seeds: [0, 1, 2]
+    questions:
+      schemas: [{one: {schema: generic}, other: {schema: v7}, where: {experiment: base}}]
     runs:
       base-{schema}-drums-{seed}: {experiment: base, sources: [drums]}
       transfer-{schema}-drums-bass-{seed}:
@@ -9,9 +11,12 @@
       base-joint-drums-{seed}: {experiment: base, schema: joint, sources: [drums]}
       longer-v7-drums-0: {experiment: longer, schema: v7, seed: 0, sources: [drums], training: {max_epochs: 9}}
 
-A name with {schema} or {seed} stands for a run in each of the profile's schemas, and with each of its seeds; any other
-run says its own. What differs from the profile's `training_config` stands in `training`. A transfer has a `base_run`,
-whose frozen extractor its new heads are trained on.
+A name with {schema} or {seed} stands for a run in each of the profile's schemas, and with each of its seeds, or of the
+run's own `seeds`; any other run says its own. What differs from the profile's `training_config` and `model_config`
+stands in `training` and `model`. A transfer has a `base_run`, whose frozen extractor its new heads are trained on.
+
+A question compares runs of two kinds, told by what `statistics.CELL` names, on the same songs; `where` says which runs
+are meant. The questions of one topic are corrected together. All else that a study finds is exploratory.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +28,7 @@ import yaml
 from bsrnn import files
 from bsrnn.config import Config, TrainingConfig
 
-_KEYS = {"experiment", "schema", "sources", "seed", "base_run", "training"}
+_KEYS = {"experiment", "schema", "sources", "seed", "seeds", "base_run", "training", "model"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Run:
     learned: str  # the sources that the extractor was trained on, joined by "+"
     base_run: str = ""  # whose extractor a transfer takes
     training: Mapping[str, object] = field(default_factory=dict, hash=False)  # all settings of it
+    model: Mapping[str, object] = field(default_factory=dict, hash=False)  # all sizes of it
 
 
 def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]]:
@@ -62,7 +68,7 @@ def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]
         if wrong := sorted(entry.keys() - _KEYS | {"experiment", "sources"} - entry.keys()):
             raise ValueError(f"{profile}: {template}: {wrong[0]!r} is unknown or missing; a run has {sorted(_KEYS)}")
         schemas = settings["schemas"] if "{schema}" in template else [entry.get("schema")]
-        numbers = [*map(int, seeds)] or settings["seeds"]
+        numbers = [*map(int, seeds)] or entry.get("seeds", settings["seeds"])
         for schema, seed in product(schemas, numbers if "{seed}" in template else [entry.get("seed")]):
             name, base = (text.format(schema=schema, seed=seed) for text in (template, entry.get("base_run", "")))
             if None in (schema, seed) or name in runs or (base and base not in runs):
@@ -74,6 +80,7 @@ def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]
                     f"{profile}: {name}: is told from {cells[cell]} by its name alone: name its experiment"
                 )
             training = settings["training_config"] | entry.get("training", {})
-            TrainingConfig(**training), Config(entry["sources"], schema, **settings["model_config"]).bins()
-            runs[name], cells[cell] = Run(name, *cell, base, training), name
+            model = settings["model_config"] | entry.get("model", {})
+            TrainingConfig(**training), Config(entry["sources"], schema, **model).bins()
+            runs[name], cells[cell] = Run(name, *cell, base, training, model), name
     return settings, list(runs.values())

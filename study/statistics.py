@@ -4,16 +4,16 @@ Functions of score rows as `results.load_scores` gives them; no model is needed.
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata, wilcoxon
+from scipy.stats import norm, rankdata, wilcoxon
 
 CELL = ("split", "experiment", "learned", "source", "schema")  # what the runs of one cell have in common
 DRAWS = 2_000  # of a bootstrap
 LEVEL = 0.05  # of a test
+POWER = 0.8  # of a study that is planned
 LEAST_RUNS = 3  # of each side: fewer cannot tell what they are from lucky seeds
 LEAST_TRACKS = 6  # of fewer, Wilcoxon's smallest p, 2 / 2^n, is above LEVEL
 ANSWER = ("first", "second", "difference", "low", "high", "effect", "p", "runs", "tracks")  # see `paired_differences`
@@ -66,10 +66,15 @@ def pairs(
     (runs, tracks) of those tracks in which all runs have a score, by the columns in which the cells agree."""
     chosen, ours, theirs = scores[scores["metric"] == "uSDR"], {}, {}
     for kind, cells in ((one, ours), (other, theirs)):
-        for key, cell in chosen[(chosen[list(kind)] == pd.Series(kind)).all(axis=1)].groupby(agreed(one, other)):
+        for key, cell in _of(chosen, kind).groupby(agreed(one, other)):
             cells[key] = cell.pivot_table("value", "run", "track").dropna(axis=1)
     found = {key: ours[key].columns.intersection(theirs[key].columns) for key in sorted(ours.keys() & theirs.keys())}
     return {key: (ours[key][tracks], theirs[key][tracks]) for key, tracks in found.items() if len(tracks)}
+
+
+def _of(scores: pd.DataFrame, kind: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of one kind."""
+    return scores[(scores[list(kind)] == pd.Series(kind, dtype=object)).all(axis=1)]
 
 
 def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]) -> pd.DataFrame:
@@ -94,48 +99,31 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
         p = wilcoxon(difference).pvalue if difference.any() else 1.0
         means = (a.mean(), b.mean(), difference.mean())
         rows.append(
-            [*key, *means, *difference_interval(a, b), rank_biserial(difference), p, min(len(a), len(b)), a.shape[1]]
+            [*key, *means, *interval([(1, a), (-1, b)]), rank_biserial(difference), p, min(len(a), len(b)), a.shape[1]]
         )
     return pd.DataFrame(rows, columns=[*agreed(one, other), *ANSWER])
 
 
-def questions(scores: pd.DataFrame) -> list[tuple[Mapping[str, str], Mapping[str, str]]]:
-    """What a study asks of the cells it has, as pairs of kinds for `paired_differences`: is one schema as good as
-    another; does a transferred model score what one from scratch with a transfer's budget scores, or one with a base's;
-    does a model of several sources score what those of one do; and which base serves a transfer better?"""
-    models = scores[scores["experiment"] != "baseline"]
-    others, learned = (
-        sorted(set(models["schema"]) - {"generic", "v7"}),
-        models.groupby("experiment")["learned"].unique(),
-    )
-    schemas = [("generic", "v7"), *((other, known) for other in others for known in ("v7", "generic"))]
-    transfers, several = (
-        [{"experiment": kind, "learned": sources} for sources in sorted(learned.get(kind, ()))]
-        for kind in ("transfer", "multitask")
-    )
-    return [
-        *(({"schema": one}, {"schema": other}) for one, other in schemas),
-        *((one, {"experiment": alone}) for one in transfers for alone in ("scratch", "base")),
-        *((one, {"experiment": "base"}) for one in several),
-        *((one, other) for other, one in combinations(transfers, 2)),
-    ]
+def comparisons(scores: pd.DataFrame, questions: Mapping[str, Iterable[Mapping]]) -> pd.DataFrame:
+    """The rows of `paired_differences` for each question that the scores can answer, and their support.
 
-
-def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `paired_differences` for each of the `questions` that the scores can answer, and their support.
+    Args:
+        scores: rows.
+        questions: of a profile by topic, see `study.runs`: the kinds `one` and `other`, and perhaps `where`.
 
     Returns:
-        `topic`, what a question is about: schemas, transfer or multitask; `question`, such as "generic minus v7"; the
-        columns of `CELL`, empty where the two sides of a question differ; what `paired_differences` says, but with `p`
-        by Holm's correction for the rows of a topic that have `LEAST_TRACKS` or more, as no others can have support;
-        and `better`, the side that interval and test agree on where both have `LEAST_RUNS` or more, or "no support".
+        `topic`; `question`, such as "generic minus v7"; the columns of `CELL`, empty where the two sides of a question
+        differ; what `paired_differences` says, but with `p` by Holm's correction for the rows of a topic that have
+        `LEAST_TRACKS` or more, as no others can have support; and `better`, the side that interval and test agree on
+        where both have `LEAST_RUNS` or more, or "no support".
     """
-    answers = [
-        paired_differences(scores, one, other).assign(
-            topic=one.get("experiment", "schemas"), one=" ".join(one.values()), other=" ".join(other.values())
-        )
-        for one, other in questions(scores)
-    ]
+    answers = []
+    for topic, asked in questions.items():
+        for question in asked:
+            one, other = question["one"], question["other"]
+            names = {"one": " ".join(one.values()), "other": " ".join(other.values())}
+            found = paired_differences(_of(scores, question.get("where", {})), one, other)
+            answers.append(found.assign(topic=topic, **names))
     table = pd.concat([answer for answer in answers if len(answer)] or answers, ignore_index=True)
     counted = table["tracks"] >= LEAST_TRACKS
     table.loc[counted, "p"] = table[counted].groupby("topic")["p"].transform(lambda p: holm(p.to_numpy(float)))
@@ -146,29 +134,63 @@ def comparisons(scores: pd.DataFrame) -> pd.DataFrame:
     return table.fillna(dict.fromkeys(CELL, ""))
 
 
+def trend(sides: Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[float, float, float]:
+    """How a difference grows with a model's size, in dB for ten times the parameters, and its 95% interval.
+
+    The slope of a line through the mean differences over the logarithm of the parameters, by least squares.
+
+    Args:
+        sides: number of parameters to the scores of both sides, (runs, tracks) of the same tracks, as `pairs` gives
+            them; two sizes or more.
+    """
+    centred = np.log10(list(sides)) - np.mean(np.log10(list(sides)))
+    weights = centred / np.square(centred).sum()
+    parts = [
+        (sign * weight, side.to_numpy())
+        for weight, pair in zip(weights, sides.values(), strict=True)
+        for sign, side in zip((1, -1), pair, strict=True)
+    ]
+    return sum(weight * side.mean() for weight, side in parts), *interval(parts)
+
+
+def detectable(one: np.ndarray, other: np.ndarray, tracks: int, runs: int, rows: int) -> float:
+    """The difference in dB that a study of so many songs, and runs a side, would find in 80% of its repetitions, by a
+    test that is corrected for so many rows; by the normal approximation.
+
+    Args:
+        one, other: scores (runs, tracks) of two runs or more whose spread it is expected to have.
+    """
+    songs = (one.mean(0) - other.mean(0)).var(ddof=1)
+    luck = sum(side.mean(1).var(ddof=1) for side in (one, other))
+    return float(norm.isf([LEVEL / rows / 2, 1 - POWER]).sum() * np.sqrt(songs / tracks + luck / runs))
+
+
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """95% interval of the mean of some values, (tracks,) or (runs, tracks), by the percentiles of resampled means; the
     same values always have the same. NaN values are left out; a single value is its own interval."""
     table = pd.DataFrame(np.atleast_2d(values)).dropna(axis=1, how="all")
     table = table.fillna(table.mean()).to_numpy(float)
-    return difference_interval(table, np.zeros((1, table.shape[1]))) if table.size else (np.nan, np.nan)
+    return interval([(1, table)]) if table.size else (np.nan, np.nan)
 
 
-def difference_interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """95% interval of the difference of two means over runs and tracks, (runs, tracks) of the same tracks.
+def interval(sides: Sequence[tuple[float, np.ndarray]]) -> tuple[float, float]:
+    """95% interval of a sum of means over runs and tracks, each times a weight: of a difference, 1 and -1.
 
-    Tracks are resampled together for both sides, which pairs them; runs, where a side has several, for each side. So
+    Tracks are resampled together for all sides, which pairs them; runs, where a side has several, for each side. So
     the interval holds what other songs and other seeds would change; of a single run it cannot know the latter. What
     resampling n runs understates, a variance smaller by (n - 1) / n, is made up for.
+
+    Args:
+        sides: weights, and scores (runs, tracks) of the same tracks.
     """
-    draw = np.random.default_rng(0)
-    tracks = draw.integers(one.shape[1], size=(DRAWS, 1, one.shape[1]))
-    means = []
-    for side in (one, other):
+    draw, count = np.random.default_rng(0), sides[0][1].shape[1]
+    tracks, total = draw.integers(count, size=(DRAWS, 1, count)), np.zeros(DRAWS)
+    for weight, side in sides:
         runs = draw.integers(len(side), size=(DRAWS, len(side), 1))
         mean = side.mean(0)[tracks[:, 0]].mean(1)
-        means.append(mean + (side[runs, tracks].mean((1, 2)) - mean) * (len(side) / max(1, len(side) - 1)) ** 0.5)
-    low, high = np.quantile(means[0] - means[1], (0.025, 0.975))
+        luck = (side[runs, tracks].mean((1, 2)) - mean) * (len(side) / max(1, len(side) - 1)) ** 0.5
+        total += weight * (mean + luck)
+    low, high = np.quantile(total, (0.025, 0.975))
     return float(low), float(high)
 
 

@@ -1,5 +1,5 @@
 """Score files and run records as they once were, with columns of the run in every row and `base_source` of two
-meanings, to what `study.results` reads now: `python tests/convert_results.py results/demo results/open`."""
+meanings, to what `study.results` reads now: `python tests/convert_results.py results/demo results/open-1`."""
 
 import json
 import sys

@@ -18,6 +18,10 @@ from study.statistics import bootstrap_interval, comparisons
 matplotlib.use("Agg")
 
 RATE, N_FFT = 44_100, 2048
+QUESTIONS = {
+    "schemas": [{"one": {"schema": "generic"}, "other": {"schema": "v7"}}],
+    "multitask": [{"one": {"experiment": "multitask", "learned": "drums+bass"}, "other": {"experiment": "base"}}],
+}
 
 
 def drawn(figure):
@@ -81,7 +85,7 @@ def means(ax):
 
 def test_schemas_draws_every_band_in_its_familys_colour():
     names = list(SCHEMA_NAMES)
-    (ax,) = drawn(figures.schemas([band_schema(name) for name in names], RATE, N_FFT)).axes
+    (ax,) = drawn(figures.schemas([(name, band_schema(name), N_FFT) for name in names], RATE)).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == names
     for name, row, text in zip(names, bars(ax), ax.texts, strict=True):
         designed, left = len(band_schema(name).edges) + 1, len(band_schema(name).bins(RATE, N_FFT))
@@ -94,7 +98,7 @@ def test_schemas_draws_every_band_in_its_familys_colour():
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_440_hz_is_labelled_a4_where_the_frequency_axis_has_440_hz(rate):
-    ax = drawn(figures.schemas([band_schema("v7")], rate, N_FFT)).axes[0]
+    ax = drawn(figures.schemas([("v7", band_schema("v7"), N_FFT)], rate)).axes[0]
     (top,) = ax.child_axes
     labels = dict(zip(top.get_xticks(), (label.get_text() for label in top.get_xticklabels()), strict=True))
     assert labels[440.0] == "A4" and labels[880.0] == "A5"
@@ -118,7 +122,9 @@ def test_band_widths_are_those_of_the_schemas():
 
 def test_collapse_hides_exactly_the_bands_without_a_bin():
     sizes, names = [512, 2048], ["v7", "generic"]
-    (ax,) = drawn(figures.collapse([band_schema(name) for name in names], RATE, sizes)).axes
+    (ax,) = drawn(
+        figures.schemas([(f"{name} {size}", band_schema(name), size) for name in names for size in sizes], RATE)
+    ).axes
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == [f"{name} {n_fft}" for name in names for n_fft in sizes]
     for label, row, text in zip(labels, bars(ax), ax.texts, strict=True):
@@ -158,7 +164,7 @@ def test_a_source_looks_the_same_alone_and_among_others():
 
 
 def comparison(scores):
-    return drawn(figures.usdr_comparison(scores, comparisons(scores)))
+    return drawn(figures.usdr_comparison(scores, comparisons(scores, QUESTIONS)))
 
 
 def test_comparison_has_a_row_per_cell_and_a_mean_per_schema(scores):
@@ -240,9 +246,9 @@ def test_comparison_keeps_a_far_track_at_the_edge():
 def test_comparison_refuses_mixed_splits_and_tables_without_runs(scores):
     mixed = pd.concat([scores, cell("base", "drums", "drums", "v7", [1.0], split="validation")])
     with pytest.raises(ValueError, match=r"'test', 'validation'"):
-        figures.usdr_comparison(mixed, comparisons(scores))
+        figures.usdr_comparison(mixed, comparisons(scores, QUESTIONS))
     with pytest.raises(ValueError, match="needs uSDR of V7 or generic"):
-        figures.usdr_comparison(scores[scores["experiment"] == "baseline"], comparisons(scores))
+        figures.usdr_comparison(scores[scores["experiment"] == "baseline"], comparisons(scores, QUESTIONS))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +303,8 @@ def test_differences_have_a_panel_per_question_and_a_point_per_row():
             for experiment, learned, lift in cells
             for schema in ("v7", "generic")
             for seed in range(3)
-        )
+        ),
+        QUESTIONS,
     )
     figure = drawn(figures.differences(table))
     panels = {ax.get_title(loc="left").replace(" − ", " minus "): ax for ax in figure.axes}
@@ -407,7 +414,7 @@ def test_masks_keep_their_values_and_mark_the_edges():
 
 def test_a_figure_shows_itself_and_pyplot_does_not_know_it():
     before = set(Gcf.figs)
-    figure = figures.schemas([band_schema("v7")], RATE, N_FFT)
+    figure = figures.schemas([("v7", band_schema("v7"), N_FFT)], RATE)
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert set(Gcf.figs) == before
 

@@ -215,6 +215,9 @@ def test_a_part_has_the_controllers_of_its_start():
     melody = score.lead_melody(song, centre=66)
     assert not score.part(song, "other", 10.0, 20.0, 0, without=melody).instruments[0].notes
     assert not score.part(song, "bass", 10.0, 20.0, 0).instruments
+    for start, end in ((19.999, 25.0), (12.0, 12.0), (5.0, 10.001)):  # within the passage they start as they end
+        song.instruments[0].notes.append(pretty_midi.Note(100, 42, start, end))
+    assert all(note.pitch != 42 + 2 for note in score.part(song, "other", 10.0, 20.0, 2).instruments[0].notes)
 
 
 def test_syllables_part_where_it_is_quiet():

@@ -36,7 +36,7 @@ def rows(profile, table):
 
 
 def row_of(source):
-    """The row of a profile's tables that holds all cells in a comment, such as "open: base-v7-bass-{0,1,2}, bass"."""
+    """The row of a profile's tables that holds all cells in a comment, such as "open-1: base-v7-bass-{0,1,2}, bass"."""
     profile, _, cells = source.partition(": ")
     wanted = set(re.split(r", (?![^{]*})", cells))
     found = [

@@ -28,8 +28,8 @@ def jobs(plan):
 
 def test_every_run_of_a_profile_has_a_job_with_its_parameters(monkeypatch):
     monkeypatch.setenv("BSRNN_ROOT", str(ROOT))
-    settings, listed = runs.load("open")
-    done = plan("profile=open", "data=some folder")
+    _, listed = runs.load("open-1")
+    done = plan("profile=open-1", "data=some folder")
     assert jobs(done) == {"all": 1, "data": 1, "band_schemas": 1, "train": 76, "listening": 1, "comparison": 1}
     commands = [shlex.split(line) for line in done.stdout.splitlines() if "papermill" in line and " -y " in line]
     found = {}
@@ -42,7 +42,7 @@ def test_every_run_of_a_profile_has_a_job_with_its_parameters(monkeypatch):
     for run in listed:
         notebook, values = found[run.name]
         assert notebook[:2] == ("03" if run.base_run else "04" if len(run.sources) > 1 else "02")
-        assert values["training_config"] == run.training and values["model_config"] == settings["model_config"]
+        assert values["training_config"] == run.training and values["model_config"] == run.model
         assert (values["dataset"], values["sources"]) == ("some folder", list(run.sources))
         assert values.get("base_run", "") == run.base_run and values["learned"] == run.learned
 
