@@ -39,6 +39,7 @@ def test_all_are_there():
         "05_usdr_comparison",
         "06_listening",
         "07_model_size",
+        "08_power",
     ]
 
 
