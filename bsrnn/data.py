@@ -152,7 +152,8 @@ def _songs(root: Path, split: str) -> list[Path]:
     """The songs of a split, validation songs among those of train, sorted by name."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
-    halves = {path.name.lower(): path for path in sorted(root.iterdir()) if path.name.lower() in ("train", "test")}
+    folders = {path.name.lower(): path for path in _visible(root) if path.is_dir()}
+    halves = {half: folders[half] for half in ("train", "test") if half in folders}
     if len(halves) == 1:
         (missing,) = {"train", "test"} - halves.keys()
         raise FileNotFoundError(f"{root}: has no {missing} folder beside the other")
@@ -382,10 +383,8 @@ class Mixes(Dataset):
         self.targets, self.config, self.sample_rate = tuple(targets), config, sample_rate
         self.chunk, self.seed, self.together = chunk, seed, together
         self.channels = tracks[0].channels if together else 1
-        self.segments, self.factors = (
-            {source: [] for source in tracks[0].sources},
-            {},
-        )  # the latter bring stems to a level
+        self.segments = {source: [] for source in tracks[0].sources}
+        self.factors = {}  # that bring the stems of songs to one level
         heard, found = {source: set() for source in self.segments}, []
         for track, source, signal in _signals(tracks, found):
             if signal.any():
@@ -409,8 +408,9 @@ class Mixes(Dataset):
                 for source, segments in self.segments.items()
             }
         self.num_songs = len(tracks)
-        chunks = sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
-        self.epoch_size = config.epoch_size or chunks
+        self.epoch_size = config.epoch_size or sum(
+            max(1, int(track.length / track.sample_rate / chunk)) for track in tracks
+        )
 
     def __len__(self) -> int:
         return self.epoch_size

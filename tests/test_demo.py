@@ -50,7 +50,7 @@ def test_files_hold_what_song_returns(made):
         assert stem.dtype == np.float32 and np.array_equal(wave.T, stem)
 
 
-def test_same_bytes_whatever_the_workers_and_the_count(made, tmp_path):
+def test_same_bytes_whatever_the_count(made, tmp_path):
     demo.generate(tmp_path / "one", train=3, test=1, seconds=2.5)
     assert {item for item in _files(made).items() if item[0].endswith("wav")} < set(_files(tmp_path / "one").items())
 
