@@ -436,7 +436,8 @@ class Mixes(Dataset):
         draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
         aligned, target = kind.random(2)
         target = self.targets[int(target * len(self.targets))]
-        pool, common = self.pools[target], aligned < self.config.aligned and self.pools[target][target]
+        pool = self.pools[target]
+        common = pool[target] if aligned < self.config.aligned else []
         # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
         draws = [(*draw.random(5), speeds.random()) for _ in pool]
         if common:
