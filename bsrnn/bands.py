@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from statistics import fmean, pstdev
 
 A4 = 440.0  # Hz, the reference of equal temperament
 HEARING = (20.0, 20_000.0)  # Hz, the range the generic schema covers
@@ -38,14 +39,12 @@ class BandSchema:
         the STFT's resolution, or above Nyquist) vanish, so there can be fewer ranges than bands.
 
         Args:
-            sample_rate: in Hz.
-            n_fft: FFT size in samples.
+            sample_rate: in Hz, above 0.
+            n_fft: FFT size in samples, at least 2.
             convention: "centre", our choice: a bin belongs to the band in which its centre frequency lies. "floor",
                 the authors' public code: a band of W Hz has floor(W / Nyquist * F) of the F bins, and the last has the
                 rest; edges then drift downwards, V7's last one from 20 to 19.6 kHz at 44.1 kHz and 2048.
         """
-        if sample_rate <= 0 or n_fft < 2:
-            raise ValueError(f"sample rate {sample_rate} Hz and FFT size {n_fft} must be at least 1 and 2")
         count = n_fft // 2 + 1
         # the tolerance keeps what is a whole number of bins from being rounded past it
         if convention == "centre":
@@ -65,22 +64,17 @@ class BandSchema:
     def unevenness(self) -> float:
         """Standard deviation of the band widths in semitones over their mean: 0 for bands of equal width in notes."""
         widths = self.semitones()
-        mean = sum(widths) / len(widths)
-        return math.sqrt(sum((width - mean) ** 2 for width in widths) / len(widths)) / mean
+        return pstdev(widths) / fmean(widths)
 
 
-def _steps(*parts: tuple[float, float]) -> tuple[float, ...]:
-    """Edges from (upper limit, bandwidth) pairs in Hz, the paper's notation; a bandwidth that does not divide its part
-    leaves the remainder to the part's last band."""
-    edges, low = [], 0.0
+def _steps(*parts: tuple[int, int]) -> tuple[float, ...]:
+    """Edges from (upper limit, bandwidth) pairs in Hz, the paper's notation; a bandwidth divides its part."""
+    edges, low = [], 0
     for limit, width in parts:
-        count = int((limit - low) // width)
-        edges += [low + width * i for i in range(1, count)] + [limit]
+        edges += range(low + width, limit + 1, width)
         low = limit
-    return tuple(float(edge) for edge in edges)
+    return tuple(map(float, edges))
 
-
-_FINE = ((1_000, 50), (2_000, 100), (4_000, 250), (8_000, 500), (16_000, 1_000))
 
 # Luo & Yu, section V-A; `joint` is drums' split refined at the top, as in SIMO-BSRNN (arXiv 2603.09187).
 PAPER_SCHEMAS = {
@@ -92,8 +86,8 @@ PAPER_SCHEMAS = {
     "v6": _steps((1_000, 100), (4_000, 500), (8_000, 1_000), (16_000, 2_000), (20_000, 4_000)),
     "v7": _steps((1_000, 100), (4_000, 250), (8_000, 500), (16_000, 1_000), (20_000, 2_000)),
     "bass": _steps((500, 50), (1_000, 100), (4_000, 500), (8_000, 1_000), (16_000, 2_000)),
-    "drums": _steps(*_FINE),
-    "joint": _steps(*_FINE, (20_000, 2_000)),
+    "drums": _steps((1_000, 50), (2_000, 100), (4_000, 250), (8_000, 500), (16_000, 1_000)),
+    "joint": _steps((1_000, 50), (2_000, 100), (4_000, 250), (8_000, 500), (16_000, 1_000), (20_000, 2_000)),
 }
 PAPER_SCHEMAS["vocals"] = PAPER_SCHEMAS["other"] = PAPER_SCHEMAS["v7"]
 

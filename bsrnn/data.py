@@ -13,16 +13,17 @@ A validation.txt, a name in each line, may say which training songs validate.
 
 import hashlib
 import shutil
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
@@ -74,19 +75,17 @@ class Track:
         parts = [file.read(start, frames) for file in self.files[source]]
         return sum(parts[1:], parts[0]) if parts else torch.zeros(self.channels, frames)
 
-    def stems(self, names: Sequence[str]) -> Tensor:
-        """Whole sources (S, C, L)."""
-        return torch.stack([self.read(name) for name in names])
+    def stems(self, names: Sequence[str], start: int = 0, frames: int = -1) -> Tensor:
+        """The same part of several sources, (S, C, frames)."""
+        return torch.stack([self.read(name, start, frames) for name in names])
 
 
 def find_data(data: str | Path) -> Path:
     """The folder of a data set; "demo" is the generated one, which is made on first use."""
+    folder = files.root() / "runs" / "demo-data" if str(data) == "demo" else Path(data)
     if str(data) == "demo":
-        folder = files.root() / "runs" / "demo-data"
         demo.generate(folder)
-        return folder
-    folder = Path(data)
-    if not folder.is_dir():
+    elif not folder.is_dir():
         raise FileNotFoundError(f"{data}: no such folder; give one of songs, with train/ and test/ or without, or demo")
     return folder
 
@@ -113,18 +112,26 @@ def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str
         raise ValueError(f"portion must be above 0 and at most 1, not {portion}")
     songs, mapping = _songs(root, split), stem_mapping(root)
     if split != "test":
-        held_out = _held_out(root, [song.name.removesuffix(STEM_FILE) for song in songs])
-        songs = [song for song in songs if (song.name.removesuffix(STEM_FILE) in held_out) == (split == "validation")]
+        names = [song.name.removesuffix(STEM_FILE) for song in songs]
+        held_out = _held_out(root, names)
+        songs = [song for song, name in zip(songs, names, strict=True) if (name in held_out) == (split == "validation")]
     if not songs:
         raise ValueError(f"{root}: no songs for {split}")
     tracks, found = [], []
     for song in songs[: max(1, round(portion * len(songs)))]:
-        try:
+        with noted(found):
             tracks.append(_open_track(song, mapping))
-        except (ValueError, FileNotFoundError) as error:
-            found += str(error).splitlines()
     report(found, problems)
     return tracks
+
+
+@contextmanager
+def noted(problems: list[str]) -> Iterator[None]:
+    """Adds what cannot be used to the problems, a line each, instead of raising it, so that the rest is looked at."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        problems += str(error).splitlines()
 
 
 def report(found: Sequence[str], problems: list[str] | None = None) -> None:
@@ -135,51 +142,29 @@ def report(found: Sequence[str], problems: list[str] | None = None) -> None:
         raise ValueError("\n".join(dict.fromkeys(found)))
 
 
-def _seen(name: str) -> bool:
-    """Whether a file or folder is meant: not hidden, and not what macOS leaves beside files (._X, __MACOSX)."""
-    return not name.startswith(".") and name != "__MACOSX"
-
-
-def _halves(root: Path) -> dict[str, Path]:
-    """The folders train and test of a data set, as far as they are there, in capitals or not."""
-    folders = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
-    return {half: folders[half] for half in ("train", "test") if half in folders}
+def _visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder, sorted, but for what is hidden or left by macOS beside files (._X, __MACOSX)."""
+    found = ((path, path.relative_to(folder).parts) for path in sorted(folder.glob(pattern)))
+    return [path for path, parts in found if not any(part.startswith(".") or part == "__MACOSX" for part in parts)]
 
 
 def _songs(root: Path, split: str) -> list[Path]:
     """The songs of a split, validation songs among those of train, sorted by name."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
-    halves = _halves(root)
+    folders = {path.name.lower(): path for path in _visible(root) if path.is_dir()}
+    halves = {half: folders[half] for half in ("train", "test") if half in folders}
     if len(halves) == 1:
         (missing,) = {"train", "test"} - halves.keys()
         raise FileNotFoundError(f"{root}: has no {missing} folder beside the other")
-    if halves:
-        return _songs_in(halves["test" if split == "test" else "train"])
-    songs = _songs_in(root)
-    if split == "test" or not songs:
-        what = "its songs are for train and validation" if songs else "a song is a folder of stems or a .stem.mp4 file"
-        raise FileNotFoundError(f"{root}: has no train and no test folder, and so no songs for {split}: {what}")
+    folder = halves.get("test" if split == "test" else "train", root)
+    songs = [path for path in _visible(folder) if path.is_dir() or path.name.endswith(STEM_FILE)]
+    if not halves and (split == "test" or not songs):
+        raise FileNotFoundError(
+            f"{root}: has no train and no test folder, and so no songs for {split}: songs right in it (folders of "
+            "stems, or .stem.mp4 files) are for train and validation"
+        )
     return songs
-
-
-def _songs_in(folder: Path) -> list[Path]:
-    return sorted(
-        song for song in folder.iterdir() if _seen(song.name) and (song.is_dir() or song.name.endswith(STEM_FILE))
-    )
-
-
-def _stem_files(folder: Path) -> dict[str, list[Path]]:
-    """The audio files in a folder, by name in small letters."""
-    found = defaultdict(list)
-    for file in sorted(folder.iterdir()):
-        if _seen(file.name) and file.suffix.lower() in SUFFIXES:
-            found[file.stem.lower()].append(file)
-    return found
-
-
-def _stem_names(song: Path) -> Sequence[str]:
-    return ("mixture", *STEMS) if song.name.endswith(STEM_FILE) else list(_stem_files(song))
 
 
 def _text(file: Path) -> str:
@@ -217,8 +202,11 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
         raise ValueError(f"{file}: {twice[0]} belongs to one source only, but is named more than once")
     if "mixture" in mapping:
         raise ValueError(f"{file}: mixture is no source")
-    songs = [song for folder in (root, *_halves(root).values()) for song in _songs_in(folder)]
-    found = {stem for song in songs for stem in _stem_names(song)} - {"mixture"}
+    every = [
+        path for depth in ("*", "*/*", "*/*/*") for path in _visible(root, depth) if path.suffix.lower() in SUFFIXES
+    ]
+    names = [STEMS if path.name.endswith(STEM_FILE) else (path.stem.lower(),) for path in every]
+    found = {name for group in names for name in group} - {"mixture"}
     if missing := sorted(set(stems) - found):
         left_out = ", ".join(sorted(found - set(stems))) or "none"
         raise ValueError(f"{file}: no song has {', '.join(missing)}; stems that are there and not named: {left_out}")
@@ -234,32 +222,26 @@ def _held_out(root: Path, names: Sequence[str]) -> set[str]:
             raise ValueError(f"{file}: no training song is named {unknown[0]!r}")
         return listed
     # read from the package's file: importing musdb needs the ffmpeg program, which wav files do not
-    musdb = find_spec("musdb")
-    assert musdb and musdb.origin
-    known = set(
-        yaml.safe_load(Path(musdb.origin).with_name("configs").joinpath("mus.yaml").read_text())["validation_tracks"]
-    )
-    return known.intersection(names) or set(names[::VALIDATION_SHARE])
+    settings = yaml.safe_load(distribution("musdb").locate_file("musdb/configs/mus.yaml").read_text())
+    return set(settings["validation_tracks"]).intersection(names) or set(names[::VALIDATION_SHARE])
 
 
 def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track:
-    """The track in a folder or .stem.mp4 file; raises ValueError of a line for everything that is wrong with it."""
+    """The track in a folder or .stem.mp4 file; raises ValueError of a line for every file that cannot be used."""
     wanted = [stem for stems in mapping.values() for stem in stems]
     found = _open_streams(song) if song.name.endswith(STEM_FILE) else open_stems(song, ["mixture", *wanted])
     parts = {source: tuple(found[stem] for stem in stems if stem in found) for source, stems in mapping.items()}
-    every = tuple(part for group in parts.values() for part in group)
+    every = tuple(found[stem] for stem in wanted if stem in found)
     if not every:
         raise ValueError(
             f"{song}: has no stems; expected audio files named {', '.join(wanted)} (a {MAPPING} can name others)"
         )
     parts["mixture"] = (found["mixture"],) if "mixture" in found else every
-    problems = []
     for attribute in ("sample_rate", "length", "channels"):
         values = {part.path.name: getattr(part, attribute) for part in found.values()}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
-            problems.append(f"{song}: files differ in {attribute.replace('_', ' ')}: {listed}")
-    report(problems)
+            raise ValueError(f"{song}: files differ in {attribute.replace('_', ' ')}: {listed}")
     return Track(song, every[0].sample_rate, every[0].length, every[0].channels, parts)
 
 
@@ -267,16 +249,15 @@ def open_stems(folder: Path, wanted: Sequence[str]) -> dict[str, Recording]:
     """Those audio files in a folder whose names, in small letters, are wanted; raises ValueError of a line for each
     that cannot be used."""
     problems, found = [], {}
-    for name, (file, *others) in _stem_files(folder).items():
-        if name in wanted:
-            try:
-                if others:
-                    raise ValueError(f"{folder}: which is {name}, {file.name} or {others[0].name}? Remove one")
+    for file in _visible(folder):
+        name = file.stem.lower()
+        if name in wanted and file.suffix.lower() in SUFFIXES:
+            with noted(problems):
+                if name in found:
+                    raise ValueError(f"{folder}: which is {name}, {found[name].path.name} or {file.name}? Remove one")
                 found[name] = Recording.open(file).measured()
                 if not found[name].length:
                     raise ValueError(f"{file}: holds no samples")
-            except (ValueError, FileNotFoundError) as error:
-                problems.append(str(error))
     report(problems)
     return found
 
@@ -296,12 +277,12 @@ def _open_streams(song: Path) -> dict[str, Recording]:
 
 def fingerprint(root: Path) -> str:
     """Twelve hex digits that change when the names or sizes of a data set's files do."""
-    named = ""
-    for file in sorted(root.rglob("*")):
-        inside, is_meant = file.relative_to(root), file.suffix.lower() in SUFFIXES or file.name in (MAPPING, VALIDATION)
-        if is_meant and all(map(_seen, inside.parts)) and file.is_file():
-            named += f"{inside.as_posix()} {file.stat().st_size}\n"
-    return hashlib.sha256(named.encode(errors="surrogateescape")).hexdigest()[:12]
+    meant = [
+        f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n"
+        for file in _visible(root, "**/*")
+        if (file.suffix.lower() in SUFFIXES or file.name in (MAPPING, VALIDATION)) and file.is_file()
+    ]
+    return hashlib.sha256("".join(meant).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def windows(length: int, sample_rate: int, segment: float = 6.0) -> list[tuple[int, int]]:
@@ -347,25 +328,23 @@ def bundled_song() -> tuple[Tensor, dict[str, Tensor], int] | None:
         return None
     import stempeg
 
-    song = _open_streams(Path(stempeg.example_stem_path()))
-    mixture, *stems = (part.read() for part in song.values())
-    return mixture, dict(zip(STEMS, stems, strict=True)), song["mixture"].sample_rate
+    song, sample_rate = stempeg.read_stems(stempeg.example_stem_path())
+    mixture, *stems = torch.from_numpy(song).float().transpose(1, 2)
+    return mixture, dict(zip(STEMS, stems, strict=True)), sample_rate
 
 
-def _signals(tracks: Sequence[Track], problems: list[str], unread: set[str]) -> Iterator[tuple[Track, str, Tensor]]:
-    """Every source and mixture of every song, whole; those that cannot be read are problems, and their names unread."""
+def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Track, str, Tensor]]:
+    """Every source of every song, whole. What cannot be read is a problem, be it a mixture, and such a source is taken
+    to sound all the time, so that it is not called silent on top of that."""
     for track in tqdm(tracks, "listening for problems", unit="song", delay=2, leave=False, disable=None):
-        stems = {file for source in track.sources for file in track.files[source]}
-        for name, parts in track.files.items():
-            if name == "mixture" and stems.issuperset(parts):
-                continue  # their sum
-            try:
-                signal = track.read(name)
-            except ValueError as error:
-                problems.append(str(error))
-                unread.add(name)
-                continue
-            yield track, name, signal
+        for source in track.sources:
+            signal = torch.ones(()).expand(track.channels, track.length)
+            with noted(problems):
+                signal = track.read(source)
+            yield track, source, signal
+        if len(track.files["mixture"]) == 1:  # not the sum of stems
+            with noted(problems):
+                track.read("mixture")
 
 
 class Mixes(Dataset):
@@ -404,12 +383,10 @@ class Mixes(Dataset):
         self.targets, self.config, self.sample_rate = tuple(targets), config, sample_rate
         self.chunk, self.seed, self.together = chunk, seed, together
         self.channels = tracks[0].channels if together else 1
-        self.factors = {}  # on the level of a song's stem
-        self.segments, found = {source: [] for source in tracks[0].sources}, []
-        heard, unread = defaultdict(set), set()
-        for track, source, signal in _signals(tracks, found, unread):
-            if source == "mixture":
-                continue
+        self.segments = {source: [] for source in tracks[0].sources}
+        self.factors = {}  # that bring the stems of songs to one level
+        heard, found = {source: set() for source in self.segments}, []
+        for track, source, signal in _signals(tracks, found):
             if signal.any():
                 heard[source].add(track)
             salient = active_segments(signal, track.sample_rate, config.segment)
@@ -418,29 +395,22 @@ class Mixes(Dataset):
             if config.equal_levels and salient:
                 power = sum(signal[:, start:stop].square().mean() for start, stop in salient) / len(salient)
                 self.factors[track, source] = STEM_LEVEL / float(power) ** 0.5
-        odd = [track for track in tracks if together and track.channels != self.channels]
-        found += [f"{track.path}: has another number of channels than {tracks[0].path}: convert it" for track in odd]
-        report(
-            found
-            + [
-                f"{source} is silent in all {len(tracks)} songs: nothing to learn"
-                for source in targets
-                if source not in unread and (source not in heard or not self.segments[source])
-            ],
-            problems,
-        )
-        self.pools = {target: self.segments for target in targets}  # where the stems of a sample come from
-        if config.target_songs:
-            self.pools = {
-                target: {
-                    source: [segment for segment in segments if segment[0] in heard[target]] or segments
-                    for source, segments in self.segments.items()
-                }
-                for target in targets
+        odd = [track.path for track in tracks if together and track.channels != self.channels]
+        silent = [source for source in targets if not heard[source] or not self.segments[source]]
+        found += [f"{path}: has another number of channels than {tracks[0].path}: convert it" for path in odd]
+        found += [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in silent]
+        report(found, problems)
+        self.pools = {}  # the segments of every source that a sample for a target is drawn from
+        for target in targets:
+            songs = heard[target] if config.target_songs else {*tracks}
+            self.pools[target] = {
+                source: [segment for segment in segments if segment[0] in songs] or segments
+                for source, segments in self.segments.items()
             }
         self.num_songs = len(tracks)
-        chunks = sum(max(1, int(track.length / track.sample_rate / chunk)) for track in tracks)
-        self.epoch_size = config.epoch_size or chunks
+        self.epoch_size = config.epoch_size or sum(
+            max(1, int(track.length / track.sample_rate / chunk)) for track in tracks
+        )
 
     def __len__(self) -> int:
         return self.epoch_size
@@ -450,10 +420,10 @@ class Mixes(Dataset):
         first, *others = stems.values()
         mixture = sum(others, first)
         targets = torch.stack([stems[source] for source in self.targets])
-        if not self.config.peak_division:
-            return mixture, targets
-        # of all stems, so that a sample does not depend on which of them are targets
-        peak = max(1e-8, *(float(signal.abs().max()) for signal in (mixture, *stems.values())))
+        peak = 1.0
+        if self.config.peak_division:
+            # of all stems, so that a sample does not depend on which of them are targets
+            peak = max(1e-8, float(torch.stack([mixture, *stems.values()]).abs().max()))
         return mixture / peak, targets / peak
 
     def songs(self, index: int) -> list[str]:
@@ -464,18 +434,18 @@ class Mixes(Dataset):
         """Of every source: its segment, or None for silence; the place of the crop and the channel, from 0 to 1; what
         it is multiplied by; and the speed, from 0 to 1."""
         draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
-        choices = {}
-        together, target = kind.random(2)
-        pool = self.pools[target := self.targets[int(target * len(self.targets))]]
-        common = pool[target] if together < self.config.aligned else None
+        aligned, target = kind.random(2)
+        target = self.targets[int(target * len(self.targets))]
+        pool = self.pools[target]
+        common = pool[target] if aligned < self.config.aligned else []
         # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
-        draws = [(*draw.random(5), speeds.random()) for _ in self.segments]
+        draws = [(*draw.random(5), speeds.random()) for _ in pool]
         if common:
-            draws = draws[:1] * len(draws)  # one place, channel, gain and speed for all
+            draws = draws[:1] * len(draws)  # one segment, place, channel, gain and speed for all
+        choices = {}
         for (source, own), (choice, offset, side, gain, fate, speed) in zip(pool.items(), draws, strict=True):
-            segments = common or own
-            sounds = segments and (common or fate >= self.config.drop)
-            segment = segments[int(choice * len(segments))] if sounds else None
+            segments = common or (own if fate >= self.config.drop else [])
+            segment = segments[int(choice * len(segments))] if segments else None
             factor = 10 ** (self.config.gain_db * (2 * gain - 1) / 20)
             if segment and not common:
                 factor *= self.factors.get((segment[0], source), 1.0)
@@ -493,8 +463,7 @@ class Mixes(Dataset):
         frames = min(round(self.chunk * rate), stop - start)
         crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
         crop = audio.resample(crop if self.together else crop[int(side * len(crop))][None], rate, self.sample_rate)
-        crop = torch.nn.functional.pad(crop, (0, max(0, length - crop.shape[-1])))[:, :length]
-        return crop * factor
+        return pad(crop, (0, length - crop.shape[-1])) * factor
 
 
 def check_sources(wanted: Sequence[str], tracks: Sequence[Track]) -> None:
@@ -548,19 +517,12 @@ class WholeTracks(Dataset):
         check_sources(targets, tracks)
         self.tracks, self.targets, self.seconds = tracks, targets, seconds
         found, heard = [], set()
-        for track, source, signal in _signals(tracks, found, heard):
+        for track, source, signal in _signals(tracks, found):
             start, length = self._part(track)
             if signal[:, start : start + length].any():
                 heard.add(source)
-        report(
-            found
-            + [
-                f"{source} is silent in all that validates: nothing to score"
-                for source in targets
-                if source not in heard
-            ],
-            problems,
-        )
+        silent = [source for source in targets if source not in heard]
+        report(found + [f"{source} is silent in all that validates: nothing to score" for source in silent], problems)
 
     def __len__(self) -> int:
         return len(self.tracks)
@@ -568,8 +530,7 @@ class WholeTracks(Dataset):
     def __getitem__(self, index: int) -> tuple[str, Tensor, Tensor, int]:
         track = self.tracks[index]
         part = self._part(track)
-        targets = torch.stack([track.read(target, *part) for target in self.targets])
-        return track.name, track.read("mixture", *part), targets, track.sample_rate
+        return track.name, track.read("mixture", *part), track.stems(self.targets, *part), track.sample_rate
 
     def _part(self, track: Track) -> tuple[int, int]:
         length = min(round(self.seconds * track.sample_rate) or track.length, track.length)

@@ -56,11 +56,10 @@ def written_together(folder: Path) -> Iterator[Path]:
                     raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
             for file in files:
                 os.replace(file, folder / file.name)
-    except BaseException:
+    finally:
         for path in made:
-            with suppress(OSError):  # not empty, or not there
+            with suppress(OSError):  # as long as something lies there
                 path.rmdir()
-        raise
 
 
 def _sweep(folder: Path) -> None:
@@ -78,15 +77,12 @@ def locked(file: Path, refusal: str) -> Iterator[None]:
     Raises:
         ValueError: another process has it; the message is the `refusal`.
     """
-    lock = FileLock(file, timeout=0)
     try:
-        lock.acquire()
+        lock = FileLock(file, timeout=0).acquire()
     except Timeout:
         raise ValueError(refusal) from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def save_json(path: Path, content: Mapping) -> Path:
@@ -112,27 +108,21 @@ def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
     return path
 
 
-def check_same(before: Mapping, now: Mapping, subject: str, remedy: str) -> None:
+def check_same(before: Mapping, now: Mapping, subject: str, remedy: str, group: str = "") -> None:
     """See that what a result depends on is what one that is there depends on.
 
     Args:
         before, now: settings, nested or not.
         subject: what is there, for the message.
         remedy: what else the user can do than remove it.
+        group: of which the settings are a part, with a dot after it.
 
     Raises:
         ValueError: a setting differs.
     """
-    flat_before, flat_now = _flat(before), _flat(now)
-    for name in sorted(flat_before.keys() | flat_now.keys()):
-        old, new = flat_before.get(name), flat_now.get(name)
-        if old != new:
-            raise ValueError(f"{subject} with other settings ({name}: {old}, now {new}): remove it or {remedy}")
-
-
-def _flat(settings: Mapping, prefix: str = "") -> dict:
-    """Nested settings as one mapping, with dotted names."""
-    flat = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            check_same(old, new, subject, remedy, f"{group}{name}.")
+        elif old != new:
+            raise ValueError(f"{subject} with other settings ({group}{name}: {old}, now {new}): remove it or {remedy}")

@@ -17,7 +17,7 @@ SHORT = {"train": 2, "test": 1, "seconds": 2.5}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "data"
-    demo.generate(out, **SHORT, workers=2)
+    demo.generate(out, **SHORT)
     return out
 
 
@@ -50,8 +50,8 @@ def test_files_hold_what_song_returns(made):
         assert stem.dtype == np.float32 and np.array_equal(wave.T, stem)
 
 
-def test_same_bytes_whatever_the_workers_and_the_count(made, tmp_path):
-    demo.generate(tmp_path / "one", train=3, test=1, seconds=2.5, workers=1)
+def test_same_bytes_whatever_the_count(made, tmp_path):
+    demo.generate(tmp_path / "one", train=3, test=1, seconds=2.5)
     assert {item for item in _files(made).items() if item[0].endswith("wav")} < set(_files(tmp_path / "one").items())
 
 
@@ -143,7 +143,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, exists):
 
     monkeypatch.setattr(demo, "song", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
-        demo.generate(out, train=2, test=0, seconds=1, workers=1)
+        demo.generate(out, train=2, test=0, seconds=1)
     assert list(tmp_path.rglob("*")) == [out] * exists
     monkeypatch.undo()
     demo.generate(out, train=1, test=0, seconds=1)
