@@ -21,72 +21,46 @@ HOP_HELP = "seconds from one chunk to the next, less is better and slower; none 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `bsrnn`; each command's function is its `run` default."""
-    parser = argparse.ArgumentParser(
-        prog="bsrnn", description="Band-split RNN music source separation: train, separate, evaluate."
-    )
-    names = "{train,infer,evaluate,info,models,import,demo-data}"
-    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
-
-    def anywhere(*names, default, **options):  # before the command or after it
-        options["help"] += f" (default: {default})"
-        parser.add_argument(*names, default=default, **options)
-        return lambda sub: sub.add_argument(*names, default=argparse.SUPPRESS, **options)
-
-    device = anywhere("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    seed = anywhere("--seed", default=0, type=int, help="of weights and samples; -1: random")
+    # both before the command or after it; their defaults are those of `main`
+    device = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    device.add_argument("--device", help="auto, cpu, cuda or cuda:1 (default: auto)")
+    seed = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    seed.add_argument("--seed", type=int, help="of weights and samples; -1: random (default: 0)")
+    text = "Band-split RNN music source separation: train, separate, evaluate."
+    parser = argparse.ArgumentParser(prog="bsrnn", description=text, parents=[device, seed])
+    commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name, function, text, *common):
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=common)
         sub.set_defaults(run=function)
-        for add in common:
-            add(sub)
-
-        def add(*names, **options):
-            if options.get("default") not in (None, [], argparse.SUPPRESS) and "action" not in options:
-                options["help"] += " (default: %(default)s)"
-            sub.add_argument(*names, **options)
-
-        return add
+        return sub.add_argument
 
     text = "train a model for one or several sources, or transfer one to new sources"
     add = command("train", train, text, device, seed)
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
-    add(
-        "--name",
-        required=True,
-        help="of the run; it lies in runs/NAME, its model in runs/NAME/model; the same command again goes on where it "
-        "stopped",
-    )
-    text = "source to estimate; repeat for several (multi-task); none means all of the data, or those of --config"
-    add("--part", action="append", help=text)
-    text = "a model by name, such as paper-vocals, from which only what is given below differs; `bsrnn info` lists them"
-    add("--config", help=text)
+    add("--name", required=True, help="of the run, which lies in runs/NAME; the same command again goes on with it")
+    add("--part", action="append", help="source, repeat for several; none means all of the data, or those of --config")
+    add("--config", help="a model by name, see `bsrnn info`, from which only what is given below differs")
     add("--reduce_size", action="store_true", help="the sizes of --config small, for the sources of the data")
-    text = "the generic band schema (Y) or the paper's V7 (N), where --schema names none (default: Y)"
-    add("--generic_bands", choices=("Y", "N"), default=argparse.SUPPRESS, help=text)
-    for setting in fields(Config)[1:]:  # absent if not given: then it is what the model by name or Config says
-        _add_setting(
-            add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} (default: {setting.default})"
-        )
-    for setting in fields(TrainingConfig):
-        _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
+    add("--generic_bands", choices=("Y", "N"), help="without --schema: generic (Y) or the paper's V7 (N) (default: Y)")
+    for item in (*fields(Config)[1:], *fields(TrainingConfig)):  # absent where not given
+        flag, text = item.metadata["flag"] or item.name, f"{item.metadata['help']} (default: {item.default})"
+        form = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}
+        add(f"--{flag}", dest=item.name, default=argparse.SUPPRESS, help=text, **form)
     add("--checkpoint_fp", type=Path, help="model folder or name, whose frozen extractor is transferred to the parts")
     add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
     add("--init", type=Path, help="model folder or name, to go on from with all its weights, for those parts it has")
 
     add = command("infer", infer, "separate songs into their sources", device)
     add("--checkpoint_fp", "--model", type=Path, action="append", required=True, help=MODEL_HELP)
-    text = "songs, or folders of them: wav, flac, ogg, mp3, and what else the ffmpeg program reads"
-    add("songs", type=Path, nargs="*", help=text)
+    add("songs", type=Path, nargs="*", help="or folders: wav, flac, ogg, mp3, and what else the ffmpeg program reads")
     add("--input", type=Path, nargs="+", default=[], help="more songs, or folders of them")
-    add("--out", type=Path, default="separated", help="folder that gets SONG/SOURCE.wav; what is there is replaced")
+    text = "folder that gets SONG/SOURCE.wav; what is there is replaced (default: %(default)s)"
+    add("--out", type=Path, default="separated", help=text)
     add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
     add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
-    add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
-    text = (
-        "where stems exceed what a format other than wav can hold: bring all of a song down by one gain, or cut off "
-        "what exceeds"
-    )
+    add("--format", choices=FORMATS, default="wav", help="wav: 32-bit floats; wav24, wav16: integers (default: wav)")
+    text = "where stems exceed what --format can hold: one gain for all, or cut off what exceeds (default: %(default)s)"
     add("--loudness", choices=LOUDNESS, default="rescale", help=text)
     add("--hop", type=float, help=HOP_HELP)
     add("--skip-existing", action="store_true", help="leave out songs whose stems are all there, of whatever bit depth")
@@ -97,10 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     text = "folder of what another program separated, as TRACK/SOURCE.wav (or flac, ogg, mp3); repeat for several"
     add("--estimates", type=Path, action="append", default=[], help=text)
     add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
-    add("--split", choices=SPLITS, default="test", help="which songs")
-    text = (
-        "CSV file that gets one row per run, song, source and metric; the same command again goes on where it stopped"
-    )
+    add("--split", choices=SPLITS, default="test", help="which songs (default: %(default)s)")
+    text = "CSV file that gets a row per run, song, source and metric; the same command again goes on where it stopped"
     add("--out", type=Path, required=True, help=text)
     add("--bsseval", action="store_true", help="also ISR, SIR and SAR, by museval: minutes per song and run")
     add("--museval", type=Path, help="folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation")
@@ -118,22 +90,16 @@ def build_parser() -> argparse.ArgumentParser:
     add = command("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt")
     add("checkpoint", type=Path, help="file to convert; nothing in it is executed")
     add("out", type=Path, help="model folder to make")
-    add("--config", default="obsrnn-simo", help="the published model that it is, such as obsrnn-vocals")
+    add("--config", default="obsrnn-simo", help="the published model that it is (default: %(default)s)")
 
     add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
     add("out", type=Path, help="folder to make")
     return parser
 
 
-def _add_setting(add, setting, **options) -> None:
-    """An option for a field of a settings class."""
-    kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {"type": setting.type}
-    add(f"--{setting.metadata['flag'] or setting.name}", dest=setting.name, **kind, **options)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; an error the user can mend is one line and exit code 2."""
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments, argparse.Namespace(device="auto", seed=0))
     try:
         if args.seed == -1 and "WORLD_SIZE" in os.environ:
             raise ValueError("several processes need the same --seed: give one")
@@ -163,9 +129,7 @@ def _told_out_of_memory(what: str = "") -> Iterator[None]:
 
         if (device := short_of_memory(error)) is None:
             raise
-        remedy = (
-            "end other programs that use it, choose another --device, or, to train, a smaller --batch_size or model"
-        )
+        remedy = "end other programs there, choose another --device, or, to train, a smaller --batch_size or model"
         raise MemoryError(f"{what}out of memory on {device}: {remedy}") from None
 
 
@@ -189,8 +153,8 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"--name {args.name!r} must be a plain name, without folders")
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")
-    given = {setting.name: getattr(args, setting.name) for setting in fields(Config) if hasattr(args, setting.name)}
-    if hasattr(args, "generic_bands"):
+    given, settings = _given(args, Config), TrainingConfig(**_given(args, TrainingConfig))
+    if args.generic_bands:
         given.setdefault("schema", "generic" if args.generic_bands == "Y" else "v7")
     origin = args.checkpoint_fp or args.init
     bases = [name for name in ("config", "reduce_size", "transfer", "init") if getattr(args, name)]
@@ -198,7 +162,6 @@ def train(args: argparse.Namespace) -> None:
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     named = named_config(args.config) if args.config else None
-    config = TrainingConfig(**{setting.name: getattr(args, setting.name) for setting in fields(TrainingConfig)})
 
     from bsrnn import checkpoint, files, pretrained, train
     from bsrnn.data import find_data, stem_mapping
@@ -207,28 +170,35 @@ def train(args: argparse.Namespace) -> None:
 
     keep_memory()
     dataset = find_data(args.musdbhq_location)
+    known = named.sources if named else ()
     if origin:
         if len(names := pretrained.models(origin)) > 1:
             raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
         with _cleaning_up():
             base = checkpoint.load(*pretrained.folders(origin))
-    known = base.config if args.init else named
-    sources = tuple(args.part or (known.sources if known else stem_mapping(dataset)))
-    if args.init and known and not set(sources) <= set(known.sources):
-        raise ValueError(f"{args.init} estimates {', '.join(known.sources)} only: --transfer makes heads for others")
+        known = base.config.sources if args.init else ()
+    sources = tuple(args.part or known or stem_mapping(dataset))
+    if args.init and not set(sources) <= set(known):
+        raise ValueError(f"{args.init} estimates {', '.join(known)} only: --transfer makes heads for others")
     train.seed_everything(args.seed)
     if origin:
         model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)
     else:
         if "feature_dim" in given:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
-        base = named or (CONFIGS["small"] if args.reduce_size else Config())
-        model = BSRNN(replace(base, sources=sources, **given))
+        config = named or (CONFIGS["small"] if args.reduce_size else Config())
+        model = BSRNN(replace(config, sources=sources, **given))
     folder = files.root() / "runs" / args.name
-    train.fit(model, dataset, config, folder, seed=args.seed, device=args.device)
+    train.fit(model, dataset, settings, folder, seed=args.seed, device=args.device)
     print(f"model: {folder / 'model'}")
 
 
+def _given(args: argparse.Namespace, settings: type) -> dict:
+    """The fields of a settings class that the command line gives."""
+    return {item.name: getattr(args, item.name) for item in fields(settings) if hasattr(args, item.name)}
+
+
+@_cleaning_up()
 def infer(args: argparse.Namespace) -> None:
     from bsrnn import pretrained
 
@@ -243,11 +213,9 @@ def infer(args: argparse.Namespace) -> None:
     from bsrnn.separate import Separator, find_songs
 
     keep_memory()
-    bf16 = False if args.fp32 else None
-    options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": bf16}
+    options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": False if args.fp32 else None}
     songs = find_songs(given, args.out)
-    with _cleaning_up():
-        separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
+    separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
     inputs = {song.resolve() for song in songs}
     for song, folder in songs.items():
         for target in separator.targets(folder, args.format, args.residual).values():
@@ -260,9 +228,7 @@ def infer(args: argparse.Namespace) -> None:
             print(f"{folder}: is there already")
             continue
         try:
-            with _cleaning_up(), _told_out_of_memory(f"{song}: "):
-                if (seconds := round(separator.expected_seconds(song))) >= 5:  # else it is not worth a line
-                    print(f"{song}: about {seconds // 60} min {seconds % 60} s", file=sys.stderr)
+            with _told_out_of_memory(f"{song}: "):
                 options = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
                 written = separator.separate_file(song, folder, progress=True, **options)
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
@@ -280,6 +246,7 @@ def infer(args: argparse.Namespace) -> None:
         raise ValueError("\n".join(failures))
 
 
+@_cleaning_up()
 def evaluate(args: argparse.Namespace) -> None:
     from bsrnn import data, evaluate
     from bsrnn.devices import keep_memory
@@ -289,18 +256,17 @@ def evaluate(args: argparse.Namespace) -> None:
     tracks = data.find_tracks(folder, args.split)
     oracles = {"sample_rate": args.sample_rate, "n_fft": args.n_fft}
     models = {"hop": args.hop, "device": args.device, "bf16": args.bf16}
-    with _cleaning_up():
-        estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
-        rows = evaluate.score(
-            estimators,
-            tracks,
-            split=args.split,
-            data=data.fingerprint(folder),
-            out=args.out,
-            with_bsseval=args.bsseval,
-            museval_folder=args.museval,
-            audio_folder=args.save_audio,
-        )
+    estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
+    rows = evaluate.score(
+        estimators,
+        tracks,
+        split=args.split,
+        data=data.fingerprint(folder),
+        out=args.out,
+        with_bsseval=args.bsseval,
+        museval_folder=args.museval,
+        audio_folder=args.save_audio,
+    )
     print(evaluate.means(rows))
 
 
