@@ -238,7 +238,7 @@ class TrainingConfig:
     batch_size: int = setting(2, "samples in a batch of one process", 1, 2**16)
     accumulate: int = setting(1, "batches per step", 1, 2**16)
     max_epochs: int = setting(100, "epochs at most", 1, 10**6)
-    epoch_size: int = setting(0, "samples per epoch (the paper: 10,000 batches); 0: one per chunk of the songs", 0, 2**40)
+    epoch_size: int = setting(0, "samples per epoch (the paper: 10,000 batches); 0: one per chunk of songs", 0, 2**40)
     lr: float = setting(1e-3, "learning rate of Adam", 1e-30, 10)
     lr_decay: float = setting(0.98, "factor on the learning rate every two epochs", 1e-6, 10)
     clip_grad_norm: float = setting(5.0, "largest norm of the gradient; inf: any", 1e-12)
