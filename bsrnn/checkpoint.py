@@ -25,11 +25,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def save(model: BSRNN, folder: str | os.PathLike) -> None:
-    """Write weights (safetensors) and configuration (JSON) to a folder, made if missing.
-
-    Raises:
-        OSError: they cannot be written.
-    """
+    """Write weights (safetensors) and configuration (JSON) to a folder, made if missing; OSError if that fails."""
     with written_together(Path(folder)) as partial:
         (partial / CONFIG).write_text(json.dumps(asdict(model.config), indent=2) + "\n")
         try:
@@ -75,20 +71,15 @@ def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> 
         with torch.device("meta"):  # where sizes beyond all memory cost nothing
             BSRNN(config).load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        reason = str(error).split("\n\t")[1] if "\n\t" in str(error) else str(error)
-        raise ValueError(f"{file} is of another architecture: {reason}") from None
+        first = str(error).split("\n\t")[:2][-1]  # of several, after a headline
+        raise ValueError(f"{file} is of another architecture: {first}") from None
     model = BSRNN(config)
     model.load_state_dict(weights)
     return model.eval()
 
 
 def load_config(path: str | os.PathLike) -> Config:
-    """Read the configuration of a model, see `load`.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or of another architecture.
-    """
+    """Read the configuration of a model, with the errors of `load`."""
     path = _folder_or_checkpoint(path)
     if path.is_file():
         return _read_checkpoint(path)[0]
@@ -142,12 +133,7 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
 
 def convert(path: str | os.PathLike, config: Config) -> BSRNN:
     """Convert a checkpoint of Lightning by the program of Magron, Serizel & Douwes (arXiv 2603.09187), whose heads are
-    in the order of `config.sources`. Nothing in the file is ever executed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or the model in it is another.
-    """
+    in the order of `config.sources`, with the errors of `load`. Nothing in the file is ever executed."""
     file = Path(path)
     theirs = _read_foreign(file)
     try:

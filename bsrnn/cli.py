@@ -14,86 +14,107 @@ from bsrnn.config import CONFIGS, FORMATS, LOUDNESS, MOST_SEED, SPLITS, Config, 
 
 EXIT_USER_ERROR = 2
 
-DATA_HELP = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
-MODEL_HELP = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
-HOP_HELP = "seconds from one chunk to the next, less is better and slower; none means half a chunk, or as published"
+
+def option(names: str, text: str, **settings) -> tuple[list[str], dict]:
+    """What argparse takes for an option or argument, whose help tells its default."""
+    if settings.get("default") not in (None, [], argparse.SUPPRESS):
+        text += f" (default: {settings['default']})"
+    return names.split(), {"help": text, **settings}
+
+
+def switch(name: str, text: str) -> tuple[list[str], dict]:
+    return option(name, text, action="store_true")
+
+
+def options_of(*settings) -> Iterator[tuple[list[str], dict]]:
+    """An option for each field of a settings class, absent where it is not given."""
+    for item in settings:
+        form = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}
+        text = f"{item.metadata['help']} (default: {item.default})"
+        yield option(f"--{item.metadata['flag'] or item.name}", text, dest=item.name, default=argparse.SUPPRESS, **form)
+
+
+# the first two before the command or after it, with the defaults of `main`
+DEVICE = option("--device", "auto, cpu, cuda or cuda:1 (default: auto)", default=argparse.SUPPRESS)
+SEED = option("--seed", "of weights and samples; -1: random (default: 0)", type=int, default=argparse.SUPPRESS)
+SONGS = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
+DATA = option("--musdbhq_location", SONGS, type=Path, required=True)
+PATHS = {"type": Path, "action": "append"}
+MODEL = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
+STEP = "seconds from one chunk to the next, less is better and slower; none means half a chunk, or as published"
+HOP = option("--hop", STEP, type=float)
+TRAIN = (
+    *(DEVICE, SEED, DATA),
+    option("--name", "of the run, which lies in runs/NAME; the same command again goes on with it", required=True),
+    option("--part", "source, repeat for several; none means those of --config, or of the data", action="append"),
+    option("--config", "a model by name, see `bsrnn info`, from which only what is given below differs"),
+    switch("--reduce_size", "the sizes of --config small, for the sources of the data"),
+    option("--generic_bands", "without --schema: generic (Y, the default) or the paper's V7 (N)", choices=("Y", "N")),
+    *options_of(*fields(Config)[1:], *fields(TrainingConfig)),
+    option("--checkpoint_fp", "model folder or name, whose frozen extractor is transferred to the parts", type=Path),
+    switch("--transfer", "transfer from --checkpoint_fp, whose schema, sizes and rate apply"),
+    option("--init", "model folder or name, to go on from with all its weights, for parts that it has", type=Path),
+)
+INFER = (
+    DEVICE,
+    option("--checkpoint_fp --model", MODEL, required=True, **PATHS),
+    option("songs", "or folders: wav, flac, ogg, mp3, and what else the ffmpeg program reads", type=Path, nargs="*"),
+    option("--input", "more songs, or folders of them", type=Path, nargs="+", default=[]),
+    option("--out", "folder that gets SONG/SOURCE.wav; what is there is replaced", type=Path, default="separated"),
+    option("--sources", "what to estimate of what the models can; none means everything", nargs="+"),
+    switch("--residual", "also write what the estimated sources leave of the song"),
+    option("--format", "wav holds 32-bit floats; wav24 and wav16 are wav as well", choices=FORMATS, default="wav"),
+    option("--loudness", "one gain for stems beyond full scale, or cut them off", choices=LOUDNESS, default="rescale"),
+    HOP,
+    switch("--skip-existing", "leave out songs whose stems are all there, of whatever bit depth"),
+    switch("--fp32", "compute in float32 also where bfloat16 is faster"),
+)
+EVALUATE = (
+    DEVICE,
+    option("--checkpoint_fp", MODEL, default=[], **PATHS),
+    option(
+        "--estimates", "another program's TRACK/SOURCE.wav (or flac, ogg, mp3); can be repeated", default=[], **PATHS
+    ),
+    DATA,
+    option("--split", "which songs", choices=SPLITS, default="test"),
+    option("--out", "CSV file that gets a row per run, song, source and metric, or goes on", type=Path, required=True),
+    switch("--bsseval", "also ISR, SIR and SAR, by museval: minutes per song and run"),
+    option("--museval", "folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=Path),
+    option("--save-audio", "folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=Path),
+    HOP,
+    switch("--bf16", "compute matrix products in bfloat16, on devices that have it"),
+    option("--sample_rate", "of the oracles, in Hz; none means that of the models, or 44100", type=int),
+    option("--n_fft", "of the oracles, in samples; none means that of the models, or 2048", type=int),
+)
+INFO = (option("model", "a model's name, folder or checkpoint file; none lists the names", nargs="?"),)
+IMPORT = (
+    option("checkpoint", "file to convert; nothing in it is executed", type=Path),
+    option("out", "model folder to make", type=Path),
+    option("--config", "the published model that it is, such as obsrnn-vocals", default="obsrnn-simo"),
+)
+DEMO_DATA = (option("out", "folder to make", type=Path),)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `bsrnn`; each command's function is its `run` default."""
-    # both before the command or after it; their defaults are those of `main`
-    device = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    device.add_argument("--device", help="auto, cpu, cuda or cuda:1 (default: auto)")
-    seed = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    seed.add_argument("--seed", type=int, help="of weights and samples; -1: random (default: 0)")
     text = "Band-split RNN music source separation: train, separate, evaluate."
-    parser = argparse.ArgumentParser(prog="bsrnn", description=text, parents=[device, seed])
+    parser = argparse.ArgumentParser(prog="bsrnn", description=text)
+    for names, settings in (DEVICE, SEED):
+        parser.add_argument(*names, **settings)
     commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name, function, text, *common):
-        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", parents=common)
-        sub.set_defaults(run=function)
-        return sub.add_argument
-
-    text = "train a model for one or several sources, or transfer one to new sources"
-    add = command("train", train, text, device, seed)
-    add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
-    add("--name", required=True, help="of the run, which lies in runs/NAME; the same command again goes on with it")
-    add("--part", action="append", help="source, repeat for several; none means all of the data, or those of --config")
-    add("--config", help="a model by name, see `bsrnn info`, from which only what is given below differs")
-    add("--reduce_size", action="store_true", help="the sizes of --config small, for the sources of the data")
-    add("--generic_bands", choices=("Y", "N"), help="without --schema: generic (Y) or the paper's V7 (N) (default: Y)")
-    for item in (*fields(Config)[1:], *fields(TrainingConfig)):  # absent where not given
-        flag, text = item.metadata["flag"] or item.name, f"{item.metadata['help']} (default: {item.default})"
-        form = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}
-        add(f"--{flag}", dest=item.name, default=argparse.SUPPRESS, help=text, **form)
-    add("--checkpoint_fp", type=Path, help="model folder or name, whose frozen extractor is transferred to the parts")
-    add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
-    add("--init", type=Path, help="model folder or name, to go on from with all its weights, for those parts it has")
-
-    add = command("infer", infer, "separate songs into their sources", device)
-    add("--checkpoint_fp", "--model", type=Path, action="append", required=True, help=MODEL_HELP)
-    add("songs", type=Path, nargs="*", help="or folders: wav, flac, ogg, mp3, and what else the ffmpeg program reads")
-    add("--input", type=Path, nargs="+", default=[], help="more songs, or folders of them")
-    text = "folder that gets SONG/SOURCE.wav; what is there is replaced (default: %(default)s)"
-    add("--out", type=Path, default="separated", help=text)
-    add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
-    add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
-    add("--format", choices=FORMATS, default="wav", help="wav: 32-bit floats; wav24, wav16: integers (default: wav)")
-    text = "where stems exceed what --format can hold: one gain for all, or cut off what exceeds (default: %(default)s)"
-    add("--loudness", choices=LOUDNESS, default="rescale", help=text)
-    add("--hop", type=float, help=HOP_HELP)
-    add("--skip-existing", action="store_true", help="leave out songs whose stems are all there, of whatever bit depth")
-    add("--fp32", action="store_true", help="compute in float32 also where bfloat16 is faster")
-
-    add = command("evaluate", evaluate, "score models, baselines and others on the songs of a split", device)
-    add("--checkpoint_fp", type=Path, action="append", default=[], help=MODEL_HELP)
-    text = "folder of what another program separated, as TRACK/SOURCE.wav (or flac, ogg, mp3); repeat for several"
-    add("--estimates", type=Path, action="append", default=[], help=text)
-    add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
-    add("--split", choices=SPLITS, default="test", help="which songs (default: %(default)s)")
-    text = "CSV file that gets a row per run, song, source and metric; the same command again goes on where it stopped"
-    add("--out", type=Path, required=True, help=text)
-    add("--bsseval", action="store_true", help="also ISR, SIR and SAR, by museval: minutes per song and run")
-    add("--museval", type=Path, help="folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation")
-    add("--save-audio", type=Path, help="folder that gets the models' estimates as RUN/TRACK/SOURCE.wav")
-    add("--hop", type=float, help=HOP_HELP)
-    add("--bf16", action="store_true", help="compute matrix products in bfloat16, on devices that have it")
-    add("--sample_rate", type=int, help="of the oracles, in Hz; none means that of the models, or 44100")
-    add("--n_fft", type=int, help="of the oracles, in samples; none means that of the models, or 2048")
-
-    add = command("info", info, "show a model's bands, parameters and cost")
-    add("model", nargs="?", help="a model's name, folder or checkpoint file; none lists the names")
-
-    command("models", models, "list the published models: sources, size, licence, scores, and whether they are cached")
-
-    add = command("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt")
-    add("checkpoint", type=Path, help="file to convert; nothing in it is executed")
-    add("out", type=Path, help="model folder to make")
-    add("--config", default="obsrnn-simo", help="the published model that it is (default: %(default)s)")
-
-    add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
-    add("out", type=Path, help="folder to make")
+    for name, run, text, options in (
+        ("train", train, "train a model for one or several sources, or transfer one to new sources", TRAIN),
+        ("infer", infer, "separate songs into their sources", INFER),
+        ("evaluate", evaluate, "score models, baselines and others on the songs of a split", EVALUATE),
+        ("info", info, "show a model's bands, parameters and cost", INFO),
+        ("models", models, "list the published models: sources, size, licence, scores, whether cached", ()),
+        ("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt", IMPORT),
+        ("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout", DEMO_DATA),
+    ):
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(run=run)
+        for names, settings in options:
+            command.add_argument(*names, **settings)
     return parser
 
 
@@ -257,17 +278,9 @@ def evaluate(args: argparse.Namespace) -> None:
     oracles = {"sample_rate": args.sample_rate, "n_fft": args.n_fft}
     models = {"hop": args.hop, "device": args.device, "bf16": args.bf16}
     estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
-    rows = evaluate.score(
-        estimators,
-        tracks,
-        split=args.split,
-        data=data.fingerprint(folder),
-        out=args.out,
-        with_bsseval=args.bsseval,
-        museval_folder=args.museval,
-        audio_folder=args.save_audio,
-    )
-    print(evaluate.means(rows))
+    extras = {"with_bsseval": args.bsseval, "museval_folder": args.museval, "audio_folder": args.save_audio}
+    songs = {"split": args.split, "data": data.fingerprint(folder)}
+    print(evaluate.means(evaluate.score(estimators, tracks, **songs, out=args.out, **extras)))
 
 
 def info(args: argparse.Namespace) -> None:

@@ -33,23 +33,14 @@ LOUDNESS = ("rescale", "clamp")  # what becomes of stems that exceed what a form
 
 
 def setting(default, text: str, least: float = -math.inf, most: float = math.inf, flag: str = ""):
-    """A field of a settings class.
-
-    Args:
-        default: of the field.
-        text: explains it, on the command line too.
-        least, most: limits of a number, both allowed.
-        flag: what the command line calls it, where that is not its name.
-    """
+    """A field of a settings class: `text` explains it, on the command line too; `least` and `most` are limits of a
+    number, both allowed; `flag` is what the command line calls it, where that is not its name."""
     return field(default=default, metadata={"help": text, "least": least, "most": most, "flag": flag})
 
 
 def check(settings) -> None:
-    """See that the plain fields of a settings class have their types and lie within their limits.
-
-    Raises:
-        ValueError: one does not; of YAML's numbers, 1e-4 is text and 1.0e-4 a number.
-    """
+    """Raise ValueError unless the plain fields of a settings class have their types and lie within their limits. Of
+    YAML's numbers, 1e-4 is text and 1.0e-4 a number."""
     for item in fields(settings):
         value, kind = getattr(settings, item.name), item.type
         if kind not in (str, int, float, bool):
@@ -111,11 +102,7 @@ class Config:
 
     @classmethod
     def of(cls, values: Mapping, origin: object) -> "Config":
-        """The configuration that a file holds as `values`.
-
-        Raises:
-            ValueError: it is none of ours; the message names the `origin`.
-        """
+        """The configuration that a file holds as `values`; ValueError, with the `origin`, if it is none of ours."""
         names = {item.name for item in fields(cls)}
         if not isinstance(values, dict) or not {"sources", "schema"} <= set(values) <= names:
             raise ValueError(f"{origin} is of another architecture: a model is told by {', '.join(sorted(names))}")
@@ -162,11 +149,7 @@ CONFIGS = {
 
 
 def named_config(name: str) -> Config:
-    """The configuration of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The configuration of that name; ValueError if there is none."""
     if name not in CONFIGS:
         raise ValueError(f"unknown model {name!r}: choose from {', '.join(CONFIGS)}")
     return CONFIGS[name]

@@ -159,14 +159,12 @@ def _convert(archive: Archive, file: Path) -> None:
 
 def table() -> str:
     """What there is, in text: a line per name, and what to know of all."""
-    lines = [("name", "sources", "download", "cSDR", "cached")]
+    rows = [f"{'name':<20}{'sources':<28}{'download':<10}cSDR   cached"]
     for name, archive in ARCHIVES.items():
         for own in dict.fromkeys((name, *archive.checkpoints)):
             sources = [source for model in models(own) for source in CONFIGS[model].sources]
             score = archive.scores[SOURCES.index(sources[0]) if len(sources) == 1 else -1]
             cached = "yes" if all((cache() / model).is_dir() for model in models(own)) else "no"
-            lines.append((own, ", ".join(sources), f"{archive.size / 1e9:.2f} GB", f"{score:.2f}", cached))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = "\n".join("  ".join(map(str.ljust, line, widths)) for line in lines)
-    score = "in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean"
-    return f"{rows}\n\ncSDR     {score}\ncache    {cache()}\nweights  {CITATION}\nlicence  {LICENCE}"
+            rows.append(f"{own:<20}{', '.join(sources):<28}{archive.size / 1e9:.2f} GB   {score:<7.2f}{cached}")
+    rows += ["", "cSDR     in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean"]
+    return "\n".join([*rows, f"cache    {cache()}", f"weights  {CITATION}", f"licence  {LICENCE}"])
