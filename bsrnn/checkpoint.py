@@ -211,8 +211,9 @@ def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
             new = re.sub(pattern, replacement, new)
         if value.ndim == 4:  # gain or bias of an attention's norm, (1, D, 1, K)
             value = value.permute(3, 0, 2, 1)
-        if not torch.equal(value, ours.setdefault(new, value)):  # of a TAC's activation, which is there three times
+        if new in ours and not torch.equal(value, ours[new]):  # of a TAC's activation, which is there three times
             raise ValueError(f"the slopes in {name.rpartition('tac_module')[0]}tac_module differ")
+        ours[new] = value
 
     def of_bands(before, after):
         return [theirs.pop(f"{before}.{k}.{after}") for k in range(len(config.bins()))]
@@ -227,10 +228,7 @@ def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
             norm, *hidden, output = (of_bands(f"maskers.{j}.mask", f"{i}.{part}") for i in (0, 1, 3, 5))
             ours[f"heads.{source}.norm.{part}"] = torch.stack(norm)[:, None]
             for layer, values in enumerate(hidden):
-                ours[f"heads.{source}.hidden.{layer}.{part}"] = torch.stack(
-                    [value.transpose(0, -1) for value in values]
-                )
+                ours[f"heads.{source}.hidden.{layer}.{part}"] = torch.stack([x.transpose(0, -1) for x in values])
             # 4G: values, then gates, of either real parts, then imaginary ones
-            output = [value.unflatten(0, (4, -1)).transpose(0, 1) for value in output]
-            ours[f"heads.{source}.mask_{part}"] = torch.cat(output)
+            ours[f"heads.{source}.mask_{part}"] = torch.cat([x.unflatten(0, (4, -1)).transpose(0, 1) for x in output])
     return {name: value.float().contiguous() for name, value in ours.items()}
