@@ -127,10 +127,11 @@ class Config:
 
 
 _SCHEMAS = {"vocals": "v7", "bass": "bass", "drums": "drums", "other": "v7"}  # section V-A
-_PAPER = {"standardize": False}
-_AUTHORS = _PAPER | {"mlp_layers": 2, "bin_convention": "floor", "eps": 2**-23}
-_LARGE = _AUTHORS | {"eps": 1e-7, "padding": "reflect", "fader": True}
-_OBSRNN = _LARGE | {"tac": True, "attention_heads": 2}
+_PAPER: dict = {"standardize": False}
+_AUTHORS: dict = _PAPER | {"mlp_layers": 2, "bin_convention": "floor", "eps": 2**-23}
+_LARGE: dict = _AUTHORS | {"eps": 1e-7, "padding": "reflect", "fader": True}
+_OBSRNN: dict = _LARGE | {"tac": True, "attention_heads": 2}
+_GENERIC: dict = _OBSRNN | {"bin_convention": "centre"}
 
 
 def _of_each_source(name: str, **settings) -> dict[str, Config]:
@@ -144,7 +145,7 @@ CONFIGS = {
     **_of_each_source("bsrnn-large", **_LARGE),
     **_of_each_source("obsrnn", **_OBSRNN),
     "obsrnn-simo": Config(tuple(_SCHEMAS), "joint", **_OBSRNN),
-    "obsrnn-generic": Config(tuple(_SCHEMAS), **_OBSRNN | {"bin_convention": "centre"}),
+    "obsrnn-generic": Config(tuple(_SCHEMAS), **_GENERIC),
 }
 
 
