@@ -369,7 +369,7 @@ def test_a_song_through_a_published_model(served, tmp_path, monkeypatch, capsys)
     assert "arXiv" not in capsys.readouterr().err and len(server.asked) == 1
     assert {soundfile.info(f"separated/{name}/bass.wav").channels for name in ("mono", "eight", "short")} == {1, 2}
     run("models")
-    assert "tiny-obsrnn-simo  vocals, bass, drums, other  0.00 GB   9.79  yes" in capsys.readouterr().out
+    assert "tiny-obsrnn-simo    vocals, bass, drums, other  0.00 GB   9.79   yes" in capsys.readouterr().out
 
 
 def test_four_targets_under_one_name(served, tmp_path):
