@@ -1,10 +1,10 @@
 """Models as files: saved as safetensors with their configuration beside them, loaded, refused, or converted."""
 
 import hashlib
-import itertools
 import json
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -25,11 +25,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def save(model: BSRNN, folder: str | os.PathLike) -> None:
-    """Write weights (safetensors) and configuration (JSON) to a folder, made if missing.
-
-    Raises:
-        OSError: they cannot be written.
-    """
+    """Write weights (safetensors) and configuration (JSON) to a folder, made if missing; OSError if that fails."""
     with written_together(Path(folder)) as partial:
         (partial / CONFIG).write_text(json.dumps(asdict(model.config), indent=2) + "\n")
         try:
@@ -53,15 +49,14 @@ def load(path: str | os.PathLike) -> BSRNN:
     """
     path = _folder_or_checkpoint(path)
     if path.is_file():
-        file, (config, weights) = path, _read_checkpoint(path)
-    else:
-        file, config = path / WEIGHTS, load_config(path)
-        if not file.is_file():
-            raise FileNotFoundError(f"{path} is not a model folder: it has no {WEIGHTS}")
-        try:
-            weights = load_file(file)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged: {error}") from None
+        return _with_weights(*_read_checkpoint(path), path)
+    file, config = path / WEIGHTS, load_config(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is not a model folder: it has no {WEIGHTS}")
+    try:
+        weights = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
     return _with_weights(config, weights, file)
 
 
@@ -76,20 +71,15 @@ def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> 
         with torch.device("meta"):  # where sizes beyond all memory cost nothing
             BSRNN(config).load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        reason = str(error).split("\n\t")[1] if "\n\t" in str(error) else str(error)
-        raise ValueError(f"{file} is of another architecture: {reason}") from None
+        first = str(error).split("\n\t")[:2][-1]  # of several, after a headline
+        raise ValueError(f"{file} is of another architecture: {first}") from None
     model = BSRNN(config)
     model.load_state_dict(weights)
     return model.eval()
 
 
 def load_config(path: str | os.PathLike) -> Config:
-    """Read the configuration of a model, see `load`.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or of another architecture.
-    """
+    """Read the configuration of a model, with the errors of `load`."""
     path = _folder_or_checkpoint(path)
     if path.is_file():
         return _read_checkpoint(path)[0]
@@ -143,12 +133,7 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
 
 def convert(path: str | os.PathLike, config: Config) -> BSRNN:
     """Convert a checkpoint of Lightning by the program of Magron, Serizel & Douwes (arXiv 2603.09187), whose heads are
-    in the order of `config.sources`. Nothing in the file is ever executed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or the model in it is another.
-    """
+    in the order of `config.sources`, with the errors of `load`. Nothing in the file is ever executed."""
     file = Path(path)
     theirs = _read_foreign(file)
     try:
@@ -199,45 +184,51 @@ def _read_foreign(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is damaged, or no checkpoint of Lightning") from None
 
 
+_RENAMED = (  # of theirs, what only has another name with us; one after the other
+    (r"separator\.(\d+)\.(time|band)_net\.", r"band_sequence.\2.\1."),
+    (r"\.main_layer\.", ".rnn."),
+    (r"\.proj\.", ".linear."),
+    (r"separator\.(\d+)\.tac_module\.(\w+)\.0\.", r"band_sequence.tac.\1.\2."),
+    (r"separator\.(\d+)\.tac_module\.\w+\.1\.", r"band_sequence.tac.\1.activation."),
+    (r"separator\.(\d+)\.attn_block\.attn_", r"band_sequence.attention.\1."),
+    (r"concat_proj\.", "output."),
+    (r"conv_Q_(\d+)\.", r"queries.\1."),
+    (r"conv_K_(\d+)\.", r"keys.\1."),
+    (r"conv_V_(\d+)\.", r"values.\1."),
+    (r"\.0\.(weight|bias)$", r".linear.\1"),
+    (r"\.1\.weight$", ".activation.weight"),
+    (r"\.2\.gamma$", ".norm.weight"),
+    (r"\.2\.beta$", ".norm.bias"),
+)
+
+
 def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
     """Foreign weights under our names and in our layout; they are taken out of `theirs`."""
-    ours, take, bands = {}, theirs.pop, range(len(config.bins()))
+    ours = {}
+    for name in [name for name in theirs if name.startswith("separator.")]:
+        value, new = theirs.pop(name), name
+        for pattern, replacement in _RENAMED:
+            new = re.sub(pattern, replacement, new)
+        if value.ndim == 4:  # gain or bias of an attention's norm, (1, D, 1, K)
+            value = value.permute(3, 0, 2, 1)
+        if new in ours and not torch.equal(value, ours[new]):  # of a TAC's activation, which is there three times
+            raise ValueError(f"the slopes in {name.rpartition('tac_module')[0]}tac_module differ")
+        ours[new] = value
 
-    def move(old, new):
-        for name in [name for name in theirs if name.startswith(old)]:
-            ours[new + name.removeprefix(old)] = take(name)
+    def of_bands(before, after):
+        return [theirs.pop(f"{before}.{k}.{after}") for k in range(len(config.bins()))]
 
     # bands have all their real parts first, then all imaginary ones
-    splits = [take(f"BN.{k}.1.weight").unflatten(1, (2, -1)) for k in bands]  # (N, 2, G)
+    splits = [split.unflatten(1, (2, -1)) for split in of_bands("BN", "1.weight")]  # (N, 2, G)
     ours["band_split.weight"] = torch.cat([split.permute(2, 1, 0) for split in splits])
-    ours["band_split.bias"] = torch.stack([take(f"BN.{k}.1.bias") for k in bands])
+    ours["band_split.bias"] = torch.stack(of_bands("BN", "1.bias"))
     for part in ("weight", "bias"):
-        ours[f"band_split.norm_{part}"] = torch.cat([take(f"BN.{k}.0.{part}").unflatten(0, (2, -1)).T for k in bands])
-    for i in range(config.num_blstm_layers):
-        block, tac, attention = f"separator.{i}.", f"band_sequence.tac.{i}.", f"band_sequence.attention.{i}."
-        for axis in ("time", "band"):
-            for part, name in (("norm", "norm"), ("main_layer", "rnn"), ("proj", "linear")):
-                move(f"{block}{axis}_net.{part}.", f"band_sequence.{axis}.{i}.{name}.")
-        for part in ("transform", "average", "concat") if config.tac else ():
-            move(f"{block}tac_module.{part}.0.", f"{tac}{part}.")
-            slope = take(f"{block}tac_module.{part}.1.weight")
-            if slope != ours.setdefault(f"{tac}activation.weight", slope):
-                raise ValueError(f"the slopes in {block}tac_module differ")
-        projections = {"concat_proj": "output"} if config.attention_heads else {}
-        for h in range(config.attention_heads):
-            projections |= {f"conv_Q_{h}": f"queries.{h}", f"conv_K_{h}": f"keys.{h}", f"conv_V_{h}": f"values.{h}"}
-        for part, name in projections.items():
-            old, new = f"{block}attn_block.attn_{part}.", f"{attention}{name}."
-            move(f"{old}0.", f"{new}linear.")
-            move(f"{old}1.", f"{new}activation.")
-            ours[f"{new}norm.weight"] = take(f"{old}2.gamma").permute(3, 0, 2, 1)  # from (1, D, 1, K)
-            ours[f"{new}norm.bias"] = take(f"{old}2.beta").permute(3, 0, 2, 1)
-    for (j, source), part in itertools.product(enumerate(config.sources), ("weight", "bias")):
-        norm, *hidden, output = ([take(f"maskers.{j}.mask.{k}.{i}.{part}") for k in bands] for i in (0, 1, 3, 5))
-        ours[f"heads.{source}.norm.{part}"] = torch.stack(norm)[:, None]
-        for layer, values in enumerate(hidden):
-            ours[f"heads.{source}.hidden.{layer}.{part}"] = torch.stack([value.transpose(0, -1) for value in values])
-        # 4G: values, then gates, of either real parts, then imaginary ones
-        output = [value.unflatten(0, (4, -1)).transpose(0, 1) for value in output]
-        ours[f"heads.{source}.mask_{part}"] = torch.cat(output)
+        ours[f"band_split.norm_{part}"] = torch.cat([x.unflatten(0, (2, -1)).T for x in of_bands("BN", f"0.{part}")])
+        for j, source in enumerate(config.sources):
+            norm, *hidden, output = (of_bands(f"maskers.{j}.mask", f"{i}.{part}") for i in (0, 1, 3, 5))
+            ours[f"heads.{source}.norm.{part}"] = torch.stack(norm)[:, None]
+            for layer, values in enumerate(hidden):
+                ours[f"heads.{source}.hidden.{layer}.{part}"] = torch.stack([x.transpose(0, -1) for x in values])
+            # 4G: values, then gates, of either real parts, then imaginary ones
+            ours[f"heads.{source}.mask_{part}"] = torch.cat([x.unflatten(0, (4, -1)).transpose(0, 1) for x in output])
     return {name: value.float().contiguous() for name, value in ours.items()}

@@ -14,126 +14,113 @@ from bsrnn.config import CONFIGS, FORMATS, LOUDNESS, MOST_SEED, SPLITS, Config, 
 
 EXIT_USER_ERROR = 2
 
-DATA_HELP = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
-MODEL_HELP = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
-HOP_HELP = "seconds from one chunk to the next, less is better and slower; none means half a chunk, or as published"
+
+def option(names: str, text: str, **settings) -> tuple[list[str], dict]:
+    """What argparse takes for an option or argument, whose help tells its default."""
+    if settings.get("default") not in (None, [], argparse.SUPPRESS):
+        text += f" (default: {settings['default']})"
+    return names.split(), {"help": text, **settings}
+
+
+def switch(name: str, text: str) -> tuple[list[str], dict]:
+    return option(name, text, action="store_true")
+
+
+def options_of(*settings) -> Iterator[tuple[list[str], dict]]:
+    """An option for each field of a settings class, absent where it is not given."""
+    for item in settings:
+        form = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}
+        text = f"{item.metadata['help']} (default: {item.default})"
+        yield option(f"--{item.metadata['flag'] or item.name}", text, dest=item.name, default=argparse.SUPPRESS, **form)
+
+
+# the first two before the command or after it, with the defaults of `main`
+DEVICE = option("--device", "auto, cpu, cuda or cuda:1 (default: auto)", default=argparse.SUPPRESS)
+SEED = option("--seed", "of weights and samples; -1: random (default: 0)", type=int, default=argparse.SUPPRESS)
+SONGS = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
+DATA = option("--musdbhq_location", SONGS, type=Path, required=True)
+PATHS = {"type": Path, "action": "append"}
+MODEL = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
+STEP = "seconds from one chunk to the next, less is better and slower; none means half a chunk, or as published"
+HOP = option("--hop", STEP, type=float)
+TRAIN = (
+    *(DEVICE, SEED, DATA),
+    option("--name", "of the run, which lies in runs/NAME; the same command again goes on with it", required=True),
+    option("--part", "source, repeat for several; none means those of --config, or of the data", action="append"),
+    option("--config", "a model by name, see `bsrnn info`, from which only what is given below differs"),
+    switch("--reduce_size", "the sizes of --config small, for the sources of the data"),
+    option("--generic_bands", "without --schema: generic (Y, the default) or the paper's V7 (N)", choices=("Y", "N")),
+    *options_of(*fields(Config)[1:], *fields(TrainingConfig)),
+    option("--checkpoint_fp", "model folder or name, whose frozen extractor is transferred to the parts", type=Path),
+    switch("--transfer", "transfer from --checkpoint_fp, whose schema, sizes and rate apply"),
+    option("--init", "model folder or name, to go on from with all its weights, for parts that it has", type=Path),
+)
+INFER = (
+    DEVICE,
+    option("--checkpoint_fp --model", MODEL, required=True, **PATHS),
+    option("songs", "or folders: wav, flac, ogg, mp3, and what else the ffmpeg program reads", type=Path, nargs="*"),
+    option("--input", "more songs, or folders of them", type=Path, nargs="+", default=[]),
+    option("--out", "folder that gets SONG/SOURCE.wav; what is there is replaced", type=Path, default="separated"),
+    option("--sources", "what to estimate of what the models can; none means everything", nargs="+"),
+    switch("--residual", "also write what the estimated sources leave of the song"),
+    option("--format", "wav holds 32-bit floats; wav24 and wav16 are wav as well", choices=FORMATS, default="wav"),
+    option("--loudness", "one gain for stems beyond full scale, or cut them off", choices=LOUDNESS, default="rescale"),
+    HOP,
+    switch("--skip-existing", "leave out songs whose stems are all there, of whatever bit depth"),
+    switch("--fp32", "compute in float32 also where bfloat16 is faster"),
+)
+EVALUATE = (
+    DEVICE,
+    option("--checkpoint_fp", MODEL, default=[], **PATHS),
+    option(
+        "--estimates", "another program's TRACK/SOURCE.wav (or flac, ogg, mp3); can be repeated", default=[], **PATHS
+    ),
+    DATA,
+    option("--split", "which songs", choices=SPLITS, default="test"),
+    option("--out", "CSV file that gets a row per run, song, source and metric, or goes on", type=Path, required=True),
+    switch("--bsseval", "also ISR, SIR and SAR, by museval: minutes per song and run"),
+    option("--museval", "folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=Path),
+    option("--save-audio", "folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=Path),
+    HOP,
+    switch("--bf16", "compute matrix products in bfloat16, on devices that have it"),
+    option("--sample_rate", "of the oracles, in Hz; none means that of the models, or 44100", type=int),
+    option("--n_fft", "of the oracles, in samples; none means that of the models, or 2048", type=int),
+)
+INFO = (option("model", "a model's name, folder or checkpoint file; none lists the names", nargs="?"),)
+IMPORT = (
+    option("checkpoint", "file to convert; nothing in it is executed", type=Path),
+    option("out", "model folder to make", type=Path),
+    option("--config", "the published model that it is, such as obsrnn-vocals", default="obsrnn-simo"),
+)
+DEMO_DATA = (option("out", "folder to make", type=Path),)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `bsrnn`; each command's function is its `run` default."""
-    parser = argparse.ArgumentParser(
-        prog="bsrnn", description="Band-split RNN music source separation: train, separate, evaluate."
-    )
-    names = "{train,infer,evaluate,info,models,import,demo-data}"
-    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
-
-    def anywhere(*names, default, **options):  # before the command or after it
-        options["help"] += f" (default: {default})"
-        parser.add_argument(*names, default=default, **options)
-        return lambda sub: sub.add_argument(*names, default=argparse.SUPPRESS, **options)
-
-    device = anywhere("--device", default="auto", help="auto, cpu, cuda or cuda:1")
-    seed = anywhere("--seed", default=0, type=int, help="of weights and samples; -1: random")
-
-    def command(name, function, text, *common):
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        sub.set_defaults(run=function)
-        for add in common:
-            add(sub)
-
-        def add(*names, **options):
-            if options.get("default") not in (None, [], argparse.SUPPRESS) and "action" not in options:
-                options["help"] += " (default: %(default)s)"
-            sub.add_argument(*names, **options)
-
-        return add
-
-    text = "train a model for one or several sources, or transfer one to new sources"
-    add = command("train", train, text, device, seed)
-    add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
-    add(
-        "--name",
-        required=True,
-        help="of the run; it lies in runs/NAME, its model in runs/NAME/model; the same command again goes on where it "
-        "stopped",
-    )
-    text = "source to estimate; repeat for several (multi-task); none means all of the data, or those of --config"
-    add("--part", action="append", help=text)
-    text = "a model by name, such as paper-vocals, from which only what is given below differs; `bsrnn info` lists them"
-    add("--config", help=text)
-    add("--reduce_size", action="store_true", help="the sizes of --config small, for the sources of the data")
-    text = "the generic band schema (Y) or the paper's V7 (N), where --schema names none (default: Y)"
-    add("--generic_bands", choices=("Y", "N"), default=argparse.SUPPRESS, help=text)
-    for setting in fields(Config)[1:]:  # absent if not given: then it is what the model by name or Config says
-        _add_setting(
-            add, setting, default=argparse.SUPPRESS, help=f"{setting.metadata['help']} (default: {setting.default})"
-        )
-    for setting in fields(TrainingConfig):
-        _add_setting(add, setting, default=setting.default, help=setting.metadata["help"])
-    add("--checkpoint_fp", type=Path, help="model folder or name, whose frozen extractor is transferred to the parts")
-    add("--transfer", action="store_true", help="transfer from --checkpoint_fp, whose schema, sizes and rate apply")
-    add("--init", type=Path, help="model folder or name, to go on from with all its weights, for those parts it has")
-
-    add = command("infer", infer, "separate songs into their sources", device)
-    add("--checkpoint_fp", "--model", type=Path, action="append", required=True, help=MODEL_HELP)
-    text = "songs, or folders of them: wav, flac, ogg, mp3, and what else the ffmpeg program reads"
-    add("songs", type=Path, nargs="*", help=text)
-    add("--input", type=Path, nargs="+", default=[], help="more songs, or folders of them")
-    add("--out", type=Path, default="separated", help="folder that gets SONG/SOURCE.wav; what is there is replaced")
-    add("--sources", nargs="+", help="what to estimate of what the models can; none means everything")
-    add("--residual", action="store_true", help="also write what the estimated sources leave of the song")
-    add("--format", choices=FORMATS, default="wav", help="wav holds 32-bit floats; wav24 and wav16 are wav as well")
-    text = (
-        "where stems exceed what a format other than wav can hold: bring all of a song down by one gain, or cut off "
-        "what exceeds"
-    )
-    add("--loudness", choices=LOUDNESS, default="rescale", help=text)
-    add("--hop", type=float, help=HOP_HELP)
-    add("--skip-existing", action="store_true", help="leave out songs whose stems are all there, of whatever bit depth")
-    add("--fp32", action="store_true", help="compute in float32 also where bfloat16 is faster")
-
-    add = command("evaluate", evaluate, "score models, baselines and others on the songs of a split", device)
-    add("--checkpoint_fp", type=Path, action="append", default=[], help=MODEL_HELP)
-    text = "folder of what another program separated, as TRACK/SOURCE.wav (or flac, ogg, mp3); repeat for several"
-    add("--estimates", type=Path, action="append", default=[], help=text)
-    add("--musdbhq_location", type=Path, required=True, help=DATA_HELP)
-    add("--split", choices=SPLITS, default="test", help="which songs")
-    text = (
-        "CSV file that gets one row per run, song, source and metric; the same command again goes on where it stopped"
-    )
-    add("--out", type=Path, required=True, help=text)
-    add("--bsseval", action="store_true", help="also ISR, SIR and SAR, by museval: minutes per song and run")
-    add("--museval", type=Path, help="folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation")
-    add("--save-audio", type=Path, help="folder that gets the models' estimates as RUN/TRACK/SOURCE.wav")
-    add("--hop", type=float, help=HOP_HELP)
-    add("--bf16", action="store_true", help="compute matrix products in bfloat16, on devices that have it")
-    add("--sample_rate", type=int, help="of the oracles, in Hz; none means that of the models, or 44100")
-    add("--n_fft", type=int, help="of the oracles, in samples; none means that of the models, or 2048")
-
-    add = command("info", info, "show a model's bands, parameters and cost")
-    add("model", nargs="?", help="a model's name, folder or checkpoint file; none lists the names")
-
-    command("models", models, "list the published models: sources, size, licence, scores, and whether they are cached")
-
-    add = command("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt")
-    add("checkpoint", type=Path, help="file to convert; nothing in it is executed")
-    add("out", type=Path, help="model folder to make")
-    add("--config", default="obsrnn-simo", help="the published model that it is, such as obsrnn-vocals")
-
-    add = command("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout")
-    add("out", type=Path, help="folder to make")
+    text = "Band-split RNN music source separation: train, separate, evaluate."
+    parser = argparse.ArgumentParser(prog="bsrnn", description=text)
+    for names, settings in (DEVICE, SEED):
+        parser.add_argument(*names, **settings)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, run, text, options in (
+        ("train", train, "train a model for one or several sources, or transfer one to new sources", TRAIN),
+        ("infer", infer, "separate songs into their sources", INFER),
+        ("evaluate", evaluate, "score models, baselines and others on the songs of a split", EVALUATE),
+        ("info", info, "show a model's bands, parameters and cost", INFO),
+        ("models", models, "list the published models: sources, size, licence, scores, whether cached", ()),
+        ("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt", IMPORT),
+        ("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout", DEMO_DATA),
+    ):
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(run=run)
+        for names, settings in options:
+            command.add_argument(*names, **settings)
     return parser
-
-
-def _add_setting(add, setting, **options) -> None:
-    """An option for a field of a settings class."""
-    kind = {"action": argparse.BooleanOptionalAction} if setting.type is bool else {"type": setting.type}
-    add(f"--{setting.metadata['flag'] or setting.name}", dest=setting.name, **kind, **options)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; an error the user can mend is one line and exit code 2."""
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments, argparse.Namespace(device="auto", seed=0))
     try:
         if args.seed == -1 and "WORLD_SIZE" in os.environ:
             raise ValueError("several processes need the same --seed: give one")
@@ -163,9 +150,7 @@ def _told_out_of_memory(what: str = "") -> Iterator[None]:
 
         if (device := short_of_memory(error)) is None:
             raise
-        remedy = (
-            "end other programs that use it, choose another --device, or, to train, a smaller --batch_size or model"
-        )
+        remedy = "end other programs there, choose another --device, or, to train, a smaller --batch_size or model"
         raise MemoryError(f"{what}out of memory on {device}: {remedy}") from None
 
 
@@ -189,8 +174,8 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"--name {args.name!r} must be a plain name, without folders")
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")
-    given = {setting.name: getattr(args, setting.name) for setting in fields(Config) if hasattr(args, setting.name)}
-    if hasattr(args, "generic_bands"):
+    given, settings = _given(args, Config), TrainingConfig(**_given(args, TrainingConfig))
+    if args.generic_bands:
         given.setdefault("schema", "generic" if args.generic_bands == "Y" else "v7")
     origin = args.checkpoint_fp or args.init
     bases = [name for name in ("config", "reduce_size", "transfer", "init") if getattr(args, name)]
@@ -198,7 +183,6 @@ def train(args: argparse.Namespace) -> None:
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     named = named_config(args.config) if args.config else None
-    config = TrainingConfig(**{setting.name: getattr(args, setting.name) for setting in fields(TrainingConfig)})
 
     from bsrnn import checkpoint, files, pretrained, train
     from bsrnn.data import find_data, stem_mapping
@@ -207,28 +191,35 @@ def train(args: argparse.Namespace) -> None:
 
     keep_memory()
     dataset = find_data(args.musdbhq_location)
+    known = named.sources if named else ()
     if origin:
         if len(names := pretrained.models(origin)) > 1:
             raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
         with _cleaning_up():
             base = checkpoint.load(*pretrained.folders(origin))
-    known = base.config if args.init else named
-    sources = tuple(args.part or (known.sources if known else stem_mapping(dataset)))
-    if args.init and known and not set(sources) <= set(known.sources):
-        raise ValueError(f"{args.init} estimates {', '.join(known.sources)} only: --transfer makes heads for others")
+        known = base.config.sources if args.init else ()
+    sources = tuple(args.part or known or stem_mapping(dataset))
+    if args.init and not set(sources) <= set(known):
+        raise ValueError(f"{args.init} estimates {', '.join(known)} only: --transfer makes heads for others")
     train.seed_everything(args.seed)
     if origin:
         model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)
     else:
         if "feature_dim" in given:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
-        base = named or (CONFIGS["small"] if args.reduce_size else Config())
-        model = BSRNN(replace(base, sources=sources, **given))
+        config = named or (CONFIGS["small"] if args.reduce_size else Config())
+        model = BSRNN(replace(config, sources=sources, **given))
     folder = files.root() / "runs" / args.name
-    train.fit(model, dataset, config, folder, seed=args.seed, device=args.device)
+    train.fit(model, dataset, settings, folder, seed=args.seed, device=args.device)
     print(f"model: {folder / 'model'}")
 
 
+def _given(args: argparse.Namespace, settings: type) -> dict:
+    """The fields of a settings class that the command line gives."""
+    return {item.name: getattr(args, item.name) for item in fields(settings) if hasattr(args, item.name)}
+
+
+@_cleaning_up()
 def infer(args: argparse.Namespace) -> None:
     from bsrnn import pretrained
 
@@ -243,11 +234,9 @@ def infer(args: argparse.Namespace) -> None:
     from bsrnn.separate import Separator, find_songs
 
     keep_memory()
-    bf16 = False if args.fp32 else None
-    options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": bf16}
+    options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": False if args.fp32 else None}
     songs = find_songs(given, args.out)
-    with _cleaning_up():
-        separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
+    separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
     inputs = {song.resolve() for song in songs}
     for song, folder in songs.items():
         for target in separator.targets(folder, args.format, args.residual).values():
@@ -260,9 +249,7 @@ def infer(args: argparse.Namespace) -> None:
             print(f"{folder}: is there already")
             continue
         try:
-            with _cleaning_up(), _told_out_of_memory(f"{song}: "):
-                if (seconds := round(separator.expected_seconds(song))) >= 5:  # else it is not worth a line
-                    print(f"{song}: about {seconds // 60} min {seconds % 60} s", file=sys.stderr)
+            with _told_out_of_memory(f"{song}: "):
                 options = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
                 written = separator.separate_file(song, folder, progress=True, **options)
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
@@ -280,6 +267,7 @@ def infer(args: argparse.Namespace) -> None:
         raise ValueError("\n".join(failures))
 
 
+@_cleaning_up()
 def evaluate(args: argparse.Namespace) -> None:
     from bsrnn import data, evaluate
     from bsrnn.devices import keep_memory
@@ -289,19 +277,10 @@ def evaluate(args: argparse.Namespace) -> None:
     tracks = data.find_tracks(folder, args.split)
     oracles = {"sample_rate": args.sample_rate, "n_fft": args.n_fft}
     models = {"hop": args.hop, "device": args.device, "bf16": args.bf16}
-    with _cleaning_up():
-        estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
-        rows = evaluate.score(
-            estimators,
-            tracks,
-            split=args.split,
-            data=data.fingerprint(folder),
-            out=args.out,
-            with_bsseval=args.bsseval,
-            museval_folder=args.museval,
-            audio_folder=args.save_audio,
-        )
-    print(evaluate.means(rows))
+    estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
+    extras = {"with_bsseval": args.bsseval, "museval_folder": args.museval, "audio_folder": args.save_audio}
+    songs = {"split": args.split, "data": data.fingerprint(folder)}
+    print(evaluate.means(evaluate.score(estimators, tracks, **songs, out=args.out, **extras)))
 
 
 def info(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 from bsrnn.bands import BIN_CONVENTIONS, band_schema
 
@@ -33,36 +33,23 @@ LOUDNESS = ("rescale", "clamp")  # what becomes of stems that exceed what a form
 
 
 def setting(default, text: str, least: float = -math.inf, most: float = math.inf, flag: str = ""):
-    """A field of a settings class.
-
-    Args:
-        default: of the field.
-        text: explains it, on the command line too.
-        least, most: limits of a number, both allowed.
-        flag: what the command line calls it, where that is not its name.
-    """
+    """A field of a settings class: `text` explains it, on the command line too; `least` and `most` are limits of a
+    number, both allowed; `flag` is what the command line calls it, where that is not its name."""
     return field(default=default, metadata={"help": text, "least": least, "most": most, "flag": flag})
 
 
 def check(settings) -> None:
-    """See that the plain fields of a settings class have their types and lie within their limits.
-
-    Raises:
-        ValueError: one does not; of YAML's numbers, 1e-4 is text and 1.0e-4 a number.
-    """
+    """Raise ValueError unless the plain fields of a settings class have their types and lie within their limits. Of
+    YAML's numbers, 1e-4 is text and 1.0e-4 a number."""
     for item in fields(settings):
-        value, kind, limits = getattr(settings, item.name), item.type, item.metadata
+        value, kind = getattr(settings, item.name), item.type
         if kind not in (str, int, float, bool):
             continue
         if type(value) not in ((float, int) if kind is float else (kind,)):
             raise ValueError(f"{item.name} must be of type {kind.__name__}, not {value!r}")
-        if kind in (int, float) and not limits["least"] <= value <= limits["most"]:
-            raise ValueError(f"{item.name} must be {_limits(**limits)}, not {value}")
-
-
-def _limits(least: float, most: float, **_) -> str:
-    parts = [f"at least {least:g}"] * math.isfinite(least) + [f"at most {most:g}"] * math.isfinite(most)
-    return " and ".join(parts) or "a number"
+        if kind in (int, float) and not item.metadata["least"] <= value <= item.metadata["most"]:
+            limits = "at least {least:g} and at most {most:g}".format(**item.metadata)
+            raise ValueError(f"{item.name} must be {limits}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -71,10 +58,7 @@ class Config:
     `CONFIGS` holds the models of the paper and of its authors' later code."""
 
     sources: tuple[str, ...] = ("vocals",)  # what the heads estimate
-    schema: str = setting(
-        "generic",
-        "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-48-60: notes per octave, number of edges",
-    )
+    schema: str = setting("generic", "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-DIVISIONS-EDGES")
     sample_rate: int = setting(44_100, "of the model, in Hz", 1, 2**20)
     n_fft: int = setting(2048, "FFT size in samples; the hop is a quarter of it", 4, 2**16)
     chunk: float = setting(3.0, "seconds of the chunks that the model is trained on", 0, 120, "chunk_size_in_seconds")
@@ -95,31 +79,30 @@ class Config:
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))
         check(self)
-        legal = all(
-            isinstance(source, str) and re.fullmatch(r"[^/\\.\x00-\x1f\x7f]+", source) for source in self.sources
-        )
-        if not self.sources or not legal or len(set(self.sources)) < len(self.sources):  # they name files and modules
-            raise ValueError(f"sources must be one or more different names without any of / \\ ., not {self.sources!r}")
-        if len(self.sources) > MOST_SOURCES:
-            raise ValueError(f"a model has at most {MOST_SOURCES} sources, not {len(self.sources)}")
-        if self.n_fft % OVERLAP:
-            raise ValueError(f"n_fft must be a multiple of {OVERLAP}, not {self.n_fft}")
-        if self.chunk * self.sample_rate < 1:
-            raise ValueError(f"chunk must be longer than a sample, not {self.chunk:g} s")
-        if self.bin_convention not in BIN_CONVENTIONS:
-            raise ValueError(f"bin_convention must be one of {', '.join(BIN_CONVENTIONS)}, not {self.bin_convention!r}")
-        if self.padding not in ("constant", "reflect"):
-            raise ValueError(f"padding must be constant or reflect, not {self.padding!r}")
-        if self.attention_heads and self.feature_dim % self.attention_heads:
-            raise ValueError(f"feature_dim must be a multiple of attention_heads, not {self.feature_dim}")
+        name = re.compile(r"[^/\\.\x00-\x1f\x7f]+")  # of files and modules
+        named = self.sources and all(isinstance(source, str) and name.fullmatch(source) for source in self.sources)
+        rules = {
+            f"sources must be one or more different names without any of / \\ ., not {self.sources!r}": (
+                named and len(set(self.sources)) == len(self.sources)
+            ),
+            f"a model has at most {MOST_SOURCES} sources, not {len(self.sources)}": len(self.sources) <= MOST_SOURCES,
+            f"n_fft must be a multiple of {OVERLAP}, not {self.n_fft}": self.n_fft % OVERLAP == 0,
+            f"chunk must be longer than a sample, not {self.chunk:g} s": self.chunk * self.sample_rate >= 1,
+            f"bin_convention must be one of {', '.join(BIN_CONVENTIONS)}, not {self.bin_convention!r}": (
+                self.bin_convention in BIN_CONVENTIONS
+            ),
+            f"padding must be constant or reflect, not {self.padding!r}": self.padding in ("constant", "reflect"),
+            f"feature_dim must be a multiple of attention_heads, not {self.feature_dim}": (
+                not self.attention_heads or self.feature_dim % self.attention_heads == 0
+            ),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(rule)
 
     @classmethod
     def of(cls, values: Mapping, origin: object) -> "Config":
-        """The configuration that a file holds as `values`.
-
-        Raises:
-            ValueError: it is none of ours; the message names the `origin`.
-        """
+        """The configuration that a file holds as `values`; ValueError, with the `origin`, if it is none of ours."""
         names = {item.name for item in fields(cls)}
         if not isinstance(values, dict) or not {"sources", "schema"} <= set(values) <= names:
             raise ValueError(f"{origin} is of another architecture: a model is told by {', '.join(sorted(names))}")
@@ -144,35 +127,30 @@ class Config:
 
 
 _SCHEMAS = {"vocals": "v7", "bass": "bass", "drums": "drums", "other": "v7"}  # section V-A
-_PAPER = {source: Config((source,), schema, standardize=False) for source, schema in _SCHEMAS.items()}
+_PAPER: dict = {"standardize": False}
+_AUTHORS: dict = _PAPER | {"mlp_layers": 2, "bin_convention": "floor", "eps": 2**-23}
+_LARGE: dict = _AUTHORS | {"eps": 1e-7, "padding": "reflect", "fader": True}
+_OBSRNN: dict = _LARGE | {"tac": True, "attention_heads": 2}
+_GENERIC: dict = _OBSRNN | {"bin_convention": "centre"}
 
 
-def _changed(configs: Mapping[str, Config], **changes) -> dict[str, Config]:
-    return {source: replace(config, **changes) for source, config in configs.items()}
+def _of_each_source(name: str, **settings) -> dict[str, Config]:
+    return {f"{name}-{source}": Config((source,), schema, **settings) for source, schema in _SCHEMAS.items()}
 
-
-_AUTHORS = _changed(_PAPER, mlp_layers=2, bin_convention="floor", eps=2**-23)
-_LARGE = _changed(_AUTHORS, eps=1e-7, padding="reflect", fader=True)
-_OBSRNN = _changed(_LARGE, tac=True, attention_heads=2)
-_SIMO = replace(_OBSRNN["vocals"], sources=tuple(_SCHEMAS), schema="joint")
 
 CONFIGS = {
-    **{f"paper-{source}": config for source, config in _PAPER.items()},
-    **{f"authors-{source}": config for source, config in _AUTHORS.items()},
+    **_of_each_source("paper", **_PAPER),
+    **_of_each_source("authors", **_AUTHORS),
     "small": Config(tuple(_SCHEMAS), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
-    **{f"bsrnn-large-{source}": config for source, config in _LARGE.items()},
-    **{f"obsrnn-{source}": config for source, config in _OBSRNN.items()},
-    "obsrnn-simo": _SIMO,
-    "obsrnn-generic": replace(_SIMO, schema="generic", bin_convention="centre"),
+    **_of_each_source("bsrnn-large", **_LARGE),
+    **_of_each_source("obsrnn", **_OBSRNN),
+    "obsrnn-simo": Config(tuple(_SCHEMAS), "joint", **_OBSRNN),
+    "obsrnn-generic": Config(tuple(_SCHEMAS), **_GENERIC),
 }
 
 
 def named_config(name: str) -> Config:
-    """The configuration of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The configuration of that name; ValueError if there is none."""
     if name not in CONFIGS:
         raise ValueError(f"unknown model {name!r}: choose from {', '.join(CONFIGS)}")
     return CONFIGS[name]
@@ -194,32 +172,26 @@ def costs(config: Config) -> list[Cost]:
     model: not norms, gates, the STFT or the product of mask and mixture, which are together below 1% of the paper's
     model. A second of audio is one of a chunk, so overlapping chunks cost that many times more; a channel is alone.
     """
-    bins = config.bins()
-    K, F, N, H, M = len(bins), bins[-1][1], config.feature_dim, config.hidden_dim, config.mlp_dim
-    directions, gates, parts, halves = 2, 4, 2, 2  # of a BLSTM, of an LSTM cell; real and imaginary; value and gate
-    lstm = directions * gates * H * (N + H)
-    lstm_biases = directions * gates * H * 2  # torch keeps two
-    projection = directions * H * N
-    inner = M * M * (config.mlp_layers - 1)  # between the hidden layers
-    outputs = F * parts * halves
-    layers = 2 * config.num_blstm_layers
+    bins, blocks = config.bins(), config.num_blstm_layers
     rate = config.chunk_frames / config.chunk  # frames per second
-    norm = 2 * N  # gain and bias
-    tac = 18 * N * N if config.tac else 0  # 3 N features of N, 3 N of these, and N of both
+    K, F, N, H, M = len(bins), bins[-1][1], config.feature_dim, config.hidden_dim, config.mlp_dim
     heads, E = config.attention_heads, config.attention_dim
-    projected = heads * (2 * E + N // heads) + N if heads else 0  # features of queries, keys, values and the result
-    tokens = config.chunk_frames * (heads * E + N) if heads else 0  # each with all, and of all
-    block_parameters = (tac and tac + 7 * N + 1) + projected * (N + 1 + 2 * K) + (3 * heads + 1 if heads else 0)
-    head_parameters = K * (norm + N * M + inner + M * config.mlp_layers) + outputs * M + outputs
-    head_macs = rate * (K * (N * M + inner) + outputs * M)
+    # weights, which are as many products per frame (per band too in the sequence); beside them norms, biases and slopes
+    split, beside_split = 2 * F * N, 4 * F + K * N  # real and imaginary parts
+    rnn, beside_rnn = 8 * H * (N + H) + 2 * H * N, 16 * H + 3 * N  # 4 gates in 2 directions, with 2 biases in torch
+    tac, beside_tac = (18 * N * N, 7 * N + 1) if config.tac else (0, 0)  # 3 N features of N, 3 N of these, N of both
+    attention = beside_attention = tokens = 0
+    if heads:
+        projected = heads * (2 * E + N // heads) + N  # features of queries, keys, values and the result
+        attention, beside_attention = projected * N, projected * (1 + 2 * K) + 3 * heads + 1
+        tokens = config.chunk_frames * (heads * E + N)  # products of each with all, and of all
+    head = K * M * (N + M * (config.mlp_layers - 1)) + 4 * F * M  # of both parts, values and gates
+    beside_head = K * (2 * N + M * config.mlp_layers) + 4 * F
+    block, beside_block = 2 * rnn + tac + attention, 2 * beside_rnn + beside_tac + beside_attention
     return [
-        Cost("band_split", 2 * F * parts + F * parts * N + K * N, rate * F * parts * N),
-        Cost(
-            "band_sequence",
-            layers * (norm + lstm + lstm_biases + projection + N) + config.num_blstm_layers * block_parameters,
-            rate * K * (layers * (lstm + projection) + config.num_blstm_layers * (tac + projected * N + tokens)),
-        ),
-        *(Cost(f"heads.{source}", head_parameters, head_macs) for source in config.sources),
+        Cost("band_split", split + beside_split, rate * split),
+        Cost("band_sequence", blocks * (block + beside_block), rate * K * blocks * (block + tokens)),
+        *(Cost(f"heads.{source}", head + beside_head, rate * head) for source in config.sources),
     ]
 
 
@@ -250,35 +222,24 @@ class TrainingConfig:
     batch_size: int = setting(2, "samples in a batch of one process", 1, 2**16)
     accumulate: int = setting(1, "batches per step", 1, 2**16)
     max_epochs: int = setting(100, "epochs at most", 1, 10**6)
-    epoch_size: int = setting(
-        0, "samples in an epoch; 0: as many chunks as the songs hold; the paper: 10,000 batches", 0, 2**40
-    )
+    epoch_size: int = setting(0, "samples per epoch (the paper: 10,000 batches); 0: one per chunk of songs", 0, 2**40)
     lr: float = setting(1e-3, "learning rate of Adam", 1e-30, 10)
     lr_decay: float = setting(0.98, "factor on the learning rate every two epochs", 1e-6, 10)
     clip_grad_norm: float = setting(5.0, "largest norm of the gradient; inf: any", 1e-12)
     patience: int = setting(10, "epochs without a better validation before training stops", 1, 10**6)
-    ema: float = setting(
-        0.0, "ours: decay per step of a moving average of the weights, which is then kept; 0: none", 0, 1 - 1e-9
-    )
+    ema: float = setting(0.0, "ours: decay per step of an average of the weights, which is kept; 0: none", 0, 1 - 1e-9)
     salient: bool = setting(True, "take segments in which the source sounds, or any")
-    segment: float = setting(
-        6.0, "seconds of a segment; a sample is a crop of it as long as the model's chunk", 0.1, 3600
-    )
+    segment: float = setting(6.0, "seconds of a segment, of which a sample is a crop as long as a chunk", 0.1, 3600)
     aligned: float = setting(0.0, "ours: share of samples that are a song as it is mixed, where a target sounds", 0, 1)
     target_songs: bool = setting(False, "ours: take stems from songs in which a target sounds, a target at a time")
     equal_levels: bool = setting(False, "ours: bring the stems of different songs to one level before their gains")
-    gain_db: float = setting(
-        10.0, "gains are uniform within plus and minus this; an aligned sample has one for all", 0, 100
-    )
+    gain_db: float = setting(10.0, "gains are uniform within plus and minus this; one for all where aligned", 0, 100)
     drop: float = setting(0.1, "probability that a source is left out of a sample that is not aligned", 0, 1 - 1e-9)
     peak_division: bool = setting(True, "divide mixture and targets by the largest of their peaks")
-    pitch: float = setting(
-        0.0, "ours: play stems faster and higher or slower and lower, by up to so many semitones", 0, 24
-    )
+    pitch: float = setting(0.0, "ours: speed stems up or down, their pitch with it, by up to so many semitones", 0, 24)
     portion: float = setting(1.0, "share of the training songs", 1e-9, 1)
     validation_seconds: float = setting(0.0, "of each validation song, from its middle; 0: all of it", 0, 10**6)
     bf16: bool = setting(False, "compute matrix products in bfloat16, on devices that have it")
     workers: int = setting(0, "processes that read data beside the training", 0, 1024, "data_loader_workers")
 
-    def __post_init__(self):
-        check(self)
+    __post_init__ = check

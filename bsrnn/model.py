@@ -4,8 +4,9 @@ In the order of the data: `BandSplit`, `BandSequence`, `MaskEstimation` (one per
 Axes: B batch, C channels, S sources, F bins, T frames, K bands, N features, M hidden units of a mask estimation.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,18 +50,13 @@ class BandSplit(nn.Module):
     The norm is a group norm with one group, over the band's bins, real and imaginary parts and all frames, with one
     gain and bias per bin and part: the paper says "layer norm", the authors' public code does this. The linear layer
     sees real and imaginary parts side by side, as in the paper.
-
-    Args:
-        bins: half-open bin range of each band.
-        feature_dim: N.
-        eps: of the norm.
     """
 
-    def __init__(self, bins: Iterable[tuple[int, int]], feature_dim: int, eps: float):
+    def __init__(self, config: Config):
         super().__init__()
-        self.eps = eps
-        self.bands = PackedBands(bins)
-        num_bins, inputs = self.bands.num_bins, 2 * self.bands.widths
+        self.eps = config.eps
+        self.bands = PackedBands(config.bins())
+        num_bins, inputs, feature_dim = self.bands.num_bins, 2 * self.bands.widths, config.feature_dim
         self.norm_weight = nn.Parameter(torch.ones(num_bins, 2))
         self.norm_bias = nn.Parameter(torch.zeros(num_bins, 2))
         self.weight = _uniform(num_bins, 2, feature_dim, fan_in=inputs[self.bands.band_of_bin, None, None])
@@ -87,11 +83,11 @@ class ResidualRNN(nn.Module):
     the paper, nor here.
     """
 
-    def __init__(self, feature_dim: int, hidden_dim: int, eps: float):
+    def __init__(self, config: Config):
         super().__init__()
-        self.norm = SequenceNorm(feature_dim, eps=eps)
-        self.rnn = nn.LSTM(feature_dim, hidden_dim, bidirectional=True)
-        self.linear = nn.Linear(2 * hidden_dim, feature_dim)
+        self.norm = SequenceNorm(config.feature_dim, eps=config.eps)
+        self.rnn = nn.LSTM(config.feature_dim, config.hidden_dim, bidirectional=True)
+        self.linear = nn.Linear(2 * config.hidden_dim, config.feature_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.rnn(self.norm(x).flatten(1, -2))
@@ -138,17 +134,18 @@ class Projection(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention along time, of every channel by itself, plus the input.
 
-    A token is a frame with all its bands; tokens have no positions, and each sees all. The heads have `dim` features of
-    queries and keys for each band, and share N as values. Not in the paper; as in arXiv 2603.09187.
+    A token is a frame with all its bands; tokens have no positions, and each sees all. The heads have `attention_dim`
+    features of queries and keys for each band, and share N as values. Not in the paper; as in arXiv 2603.09187.
     """
 
-    def __init__(self, num_bands: int, feature_dim: int, heads: int, dim: int, eps: float):
+    def __init__(self, config: Config):
         super().__init__()
-        self.queries, self.keys, self.values = (
-            nn.ModuleList(Projection(num_bands, feature_dim, size, eps) for _ in range(heads))
-            for size in (dim, dim, feature_dim // heads)
-        )
-        self.output = Projection(num_bands, feature_dim, feature_dim, eps)
+        size, heads, dim = config.feature_dim, range(config.attention_heads), config.attention_dim
+        projection = partial(Projection, len(config.bins()), size, eps=config.eps)
+        self.queries = nn.ModuleList(projection(dim) for _ in heads)
+        self.keys = nn.ModuleList(projection(dim) for _ in heads)
+        self.values = nn.ModuleList(projection(size // len(heads)) for _ in heads)
+        self.output = projection(size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, C, N) -> (T, K, B, C, N)."""
@@ -169,13 +166,11 @@ class BandSequence(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        size, eps, heads = config.feature_dim, config.eps, config.attention_heads
         blocks = range(config.num_blstm_layers)
-        self.time = nn.ModuleList(ResidualRNN(size, config.hidden_dim, eps) for _ in blocks)
-        self.band = nn.ModuleList(ResidualRNN(size, config.hidden_dim, eps) for _ in blocks)
-        self.tac = nn.ModuleList(TAC(size) if config.tac else nn.Identity() for _ in blocks)
-        sizes = (len(config.bins()), size, heads, config.attention_dim, eps)
-        self.attention = nn.ModuleList(Attention(*sizes) if heads else nn.Identity() for _ in blocks)
+        self.time = nn.ModuleList(ResidualRNN(config) for _ in blocks)
+        self.band = nn.ModuleList(ResidualRNN(config) for _ in blocks)
+        self.tac = nn.ModuleList(TAC(config.feature_dim) if config.tac else nn.Identity() for _ in blocks)
+        self.attention = nn.ModuleList(Attention(config) if config.attention_heads else nn.Identity() for _ in blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, C, N) -> (T, K, B, C, N)."""
@@ -202,25 +197,19 @@ class MaskEstimation(nn.Module):
 
     The norm is that of the RNNs, with a gain and bias per band, as in the authors' code, which has a group norm with
     one group everywhere. The GLU (section IV-A4) has no activation but its gate. Its layout is not in the paper; our
-    choice: per bin two values (real, imaginary), then their two gates.
-
-    Args:
-        bins: half-open bin range of each band.
-        feature_dim: N.
-        mlp_dim: M, units of a hidden layer.
-        mlp_layers: hidden layers: one in the paper's text, two in the authors' later code.
-        eps: of the norm.
+    choice: per bin two values (real, imaginary), then their two gates. The MLP has one hidden layer in the paper's
+    text, and two in the authors' later code.
     """
 
-    def __init__(self, bins: Iterable[tuple[int, int]], feature_dim: int, mlp_dim: int, mlp_layers: int, eps: float):
+    def __init__(self, config: Config):
         super().__init__()
-        self.bands = PackedBands(bins)
-        num_bins, num_bands = self.bands.num_bins, self.bands.num_bands
-        self.norm = SequenceNorm(num_bands, 1, feature_dim, eps=eps)
-        inputs = [feature_dim] + [mlp_dim] * (mlp_layers - 1)
-        self.hidden = nn.ModuleList(BandLinear(num_bands, size, mlp_dim) for size in inputs)
-        self.mask_weight = _uniform(num_bins, 4, mlp_dim, fan_in=mlp_dim)
-        self.mask_bias = _uniform(num_bins, 4, fan_in=mlp_dim)
+        self.bands = PackedBands(config.bins())
+        num_bins, num_bands, M = self.bands.num_bins, self.bands.num_bands, config.mlp_dim
+        self.norm = SequenceNorm(num_bands, 1, config.feature_dim, eps=config.eps)
+        inputs = [config.feature_dim] + [M] * (config.mlp_layers - 1)
+        self.hidden = nn.ModuleList(BandLinear(num_bands, size, M) for size in inputs)
+        self.mask_weight = _uniform(num_bins, 4, M, fan_in=M)
+        self.mask_bias = _uniform(num_bins, 4, fan_in=M)
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, N) -> (B, F, T) complex."""
@@ -246,14 +235,13 @@ class BSRNN(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        bins, size, eps = config.bins(), config.feature_dim, config.eps
-        self.band_split = BandSplit(bins, size, eps)
+        self.band_split = BandSplit(config)
         self.band_sequence = BandSequence(config)
         self.heads = nn.Module()
         for source in config.sources:
             if hasattr(self.heads, source):
                 raise ValueError(f"a source cannot be called {source!r}, as torch's modules have a use for that name")
-            self.heads.add_module(source, MaskEstimation(bins, size, config.mlp_dim, config.mlp_layers, eps))
+            self.heads.add_module(source, MaskEstimation(config))
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Estimate every source of a mixture.

@@ -41,15 +41,16 @@ class PackedBands(nn.Module):
             [f if f < bins[k][1] else self.num_bins for f in range(bins[k][0], bins[k][0] + widths[k])] for k in order
         ]
         packed = torch.tensor([f for row in rows for f in row])
-        self._index("bins", packed)
-        self._index("order", order)
-        self._index("band_place", torch.tensor(order).argsort())
-        self._index("bin_place", packed.argsort()[: self.num_bins])
-        self._index("band_of_bin", [k for k, (start, stop) in enumerate(bins) for _ in range(start, stop)])
-        self._index("widths", [stop - start for start, stop in bins])
-
-    def _index(self, name, values):
-        self.register_buffer(name, torch.as_tensor(values), persistent=False)
+        tables = {
+            "bins": packed,
+            "order": order,
+            "band_place": torch.tensor(order).argsort(),
+            "bin_place": packed.argsort()[: self.num_bins],
+            "band_of_bin": [k for k, (start, stop) in enumerate(bins) for _ in range(start, stop)],
+            "widths": [stop - start for start, stop in bins],
+        }
+        for name, values in tables.items():
+            self.register_buffer(name, torch.as_tensor(values), persistent=False)
 
     def pack(self, x: Tensor) -> list[Tensor]:
         """Bins (F, ...) to the groups' rectangles (k, P, ...), padded with zeros."""

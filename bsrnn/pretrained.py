@@ -5,7 +5,6 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Mapping
@@ -14,10 +13,10 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 import platformdirs
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from bsrnn.config import CONFIGS, costs
+from bsrnn.files import locked, written_together
 
 ADDRESS = "https://zenodo.org/api/records/17516442/files/{}/content"  # $BSRNN_PRETRAINED_URL may name another
 LICENCE = "CC BY 4.0 as two third parties read it, not stated as another does: see zenodo.org/records/17516442"
@@ -61,8 +60,9 @@ def cache() -> Path:
 def models(name: str | os.PathLike) -> list[str]:
     """The models that a name means: itself, all those of an archive, or none where it is no such name."""
     name = os.fspath(name)
-    known = {model: [model] for archive in ARCHIVES.values() for model in archive.checkpoints}
-    return (known | {name: list(archive.checkpoints) for name, archive in ARCHIVES.items()}).get(name, [])
+    if name in ARCHIVES:
+        return list(ARCHIVES[name].checkpoints)
+    return [name] if any(name in archive.checkpoints for archive in ARCHIVES.values()) else []
 
 
 def folders(path: str | os.PathLike) -> list[Path]:
@@ -84,24 +84,21 @@ def fetch(archive: Archive) -> None:
         ValueError: it is not the published file, or holds something else; or another process is fetching.
     """
     folder = cache()
+    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{archive.file}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock", timeout=0):
-            _check_space(archive, part)
-            _download(archive, part)
-            try:
-                with part.open("rb") as file:
-                    found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-                if found != archive.md5:
-                    raise ValueError(f"{archive.file} came with the MD5 sum {found}, not {archive.md5}: removed")
-                _convert(archive, part)
-            except Exception:  # an interrupted one goes on
-                part.unlink()
-                raise
+    with locked(folder / ".lock", f"{folder}: another process is fetching models: wait for it"):
+        _check_space(archive, part)
+        _download(archive, part)
+        try:
+            with part.open("rb") as file:
+                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            if found != archive.md5:
+                raise ValueError(f"{archive.file} came with the MD5 sum {found}, not {archive.md5}: removed")
+            _convert(archive, part)
+        except Exception:  # an interrupted one goes on
             part.unlink()
-    except Timeout:
-        raise ValueError(f"{folder}: another process is fetching models: wait for it") from None
+            raise
+        part.unlink()
     print(f"{archive.file}: weights by {CITATION}; trained on MUSDB18-HQ; licence: {LICENCE}", file=sys.stderr)
 
 
@@ -147,31 +144,27 @@ def _convert(archive: Archive, file: Path) -> None:
     """Put all models of an archive into the cache, or none."""
     from bsrnn import checkpoint
 
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".partial-") as partial, zipfile.ZipFile(file) as content:
-        members = {PurePosixPath(member).name: member for member in content.namelist()}
+    with written_together(file.parent) as partial, zipfile.ZipFile(file) as content:
+        members = {PurePosixPath(member.filename).name: member for member in content.infolist()}
         for model, name in archive.checkpoints.items():
+            if (file.parent / model).is_dir():
+                continue
             if name not in members:
                 raise ValueError(f"{archive.file} holds no {name}")
-            extracted = Path(partial, name)
-            with content.open(members[name]) as source, extracted.open("wb") as target:
-                shutil.copyfileobj(source, target, BLOCK)
-            checkpoint.save(checkpoint.convert(extracted, CONFIGS[model]), Path(partial, model))
+            members[name].filename = name  # without the folder it lies in
+            extracted = Path(content.extract(members[name], partial))
+            checkpoint.save(checkpoint.convert(extracted, CONFIGS[model]), partial / model)
             extracted.unlink()
-        for model in archive.checkpoints:
-            if not (file.parent / model).is_dir():
-                os.replace(Path(partial, model), file.parent / model)
 
 
 def table() -> str:
     """What there is, in text: a line per name, and what to know of all."""
-    lines = [("name", "sources", "download", "cSDR", "cached")]
+    rows = [f"{'name':<20}{'sources':<28}{'download':<10}cSDR   cached"]
     for name, archive in ARCHIVES.items():
         for own in dict.fromkeys((name, *archive.checkpoints)):
             sources = [source for model in models(own) for source in CONFIGS[model].sources]
             score = archive.scores[SOURCES.index(sources[0]) if len(sources) == 1 else -1]
             cached = "yes" if all((cache() / model).is_dir() for model in models(own)) else "no"
-            lines.append((own, ", ".join(sources), f"{archive.size / 1e9:.2f} GB", f"{score:.2f}", cached))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = "\n".join("  ".join(map(str.ljust, line, widths)) for line in lines)
-    score = "in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean"
-    return f"{rows}\n\ncSDR     {score}\ncache    {cache()}\nweights  {CITATION}\nlicence  {LICENCE}"
+            rows.append(f"{own:<20}{', '.join(sources):<28}{archive.size / 1e9:.2f} GB   {score:<7.2f}{cached}")
+    rows += ["", "cSDR     in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean"]
+    return "\n".join([*rows, f"cache    {cache()}", f"weights  {CITATION}", f"licence  {LICENCE}"])

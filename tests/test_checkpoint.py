@@ -1,7 +1,8 @@
 import json
 import pickle
 import zipfile
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,41 @@ from bsrnn import checkpoint
 from bsrnn.config import Config
 from bsrnn.model import BSRNN
 
-SMALL = {"feature_dim": 6, "hidden_dim": 5, "num_blstm_layers": 2, "mlp_dim": 7}
+CONFIG = Config(n_fft=512, feature_dim=6, hidden_dim=5, num_blstm_layers=2, mlp_dim=7)
+
+
+@pytest.fixture
+def model():
+    return BSRNN(CONFIG).eval()
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    """A folder with a model in it."""
+    checkpoint.save(model, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+@contextmanager
+def refused(message):
+    """Something is, in one line with this message."""
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        yield
+    assert "\n" not in str(error.value)
+
+
+def content(model, **changes):
+    """What a checkpoint holds."""
+    return {"config": asdict(model.config), "state_dict": model.state_dict()} | changes
 
 
 def test_save_and_load(tmp_path):
-    model = BSRNN(Config(("drums", "bass"), "v3", n_fft=512, **SMALL)).eval()
+    model = BSRNN(replace(CONFIG, sources=("drums", "bass"), schema="v3")).eval()
     checkpoint.save(model, tmp_path / "model")
     loaded = checkpoint.load(tmp_path / "model")
     assert loaded.config == model.config
@@ -30,18 +61,15 @@ def saved(content, folder, name="model.pt"):
     return folder / name
 
 
-def test_checkpoints_of_torch(tmp_path):
-    model = BSRNN(Config(n_fft=512, **SMALL)).eval()
-    config, weights = asdict(model.config), model.state_dict()
+def test_checkpoints_of_torch(model, folder, tmp_path):
+    weights = model.state_dict()
     in_training = {f"model.{name}": value for name, value in weights.items()}
-    checkpoint.save(model, tmp_path / "saved")
     files = [
-        tmp_path / "saved" / "model.safetensors",
-        saved({"state_dict": in_training, "config": config, "epoch": 3}, tmp_path, "last.ckpt"),
-        saved({"state_dict": weights, "config": config}, tmp_path, "complete.pt"),
-        saved(weights, tmp_path / "folder", "weights.pt"),
+        folder / "model.safetensors",
+        saved(content(model, state_dict=in_training, epoch=3), tmp_path, "last.ckpt"),
+        saved(content(model), tmp_path, "complete.pt"),
+        saved(weights, folder, "weights.pt"),
     ]
-    (tmp_path / "folder" / "config.json").write_text(json.dumps(config))
     for file in files:
         loaded = checkpoint.load(file)
         assert loaded.config == model.config and not loaded.training
@@ -58,110 +86,87 @@ class Hostile:
         return Path.touch, (self.trace,)
 
 
-def test_hostile_files_run_nothing(tmp_path):
+def test_hostile_files_run_nothing(model, folder, tmp_path):
     trace = tmp_path / "trace"
-    hostile = {"config": asdict(Config(n_fft=512, **SMALL)), "state_dict": Hostile(trace)}
+    hostile = content(model, state_dict=Hostile(trace))
     file = saved(hostile, tmp_path, "model.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(hostile, protocol=2))
-    folder = tmp_path / "model"
-    checkpoint.save(BSRNN(Config(n_fft=512, **SMALL)), folder)
     (folder / "model.safetensors").write_bytes(pickle.dumps(hostile, protocol=2))
     for path in (file, tmp_path / "plain.pt", folder):
-        with pytest.raises(ValueError, match=r"holds more than tensors|damaged") as error:
+        with refused(r"holds more than tensors|damaged"):
             checkpoint.load(path)
-        assert "\n" not in str(error.value)
         assert not trace.exists()
     torch.load(file, weights_only=False)
     assert trace.exists()  # it would have
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("n_fft", 512.0),
-        ("n_fft", "512"),
-        ("sample_rate", 8000.5),
-        ("chunk", 10**400),
-        ("chunk", True),
-        ("standardize", "no"),
-        ("schema", 7),
-        ("sources", 7),
-        ("sources", [1]),
-        ("sources", [None]),
-        ("sources", ["keys"]),
-        ("feature_dim", 10**15),
-        ("num_blstm_layers", 10**9),
-        ("mlp_layers", 10**9),
-        ("n_fft", 2**40),
-        ("hidden_dim", 2**18),
-    ],
-)
-def test_configurations_that_cannot_be(tmp_path, name, value):
-    checkpoint.save(BSRNN(Config(n_fft=512, **SMALL)), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
-    with pytest.raises(ValueError, match="is of another architecture") as error:
-        checkpoint.load(tmp_path)
-    assert "\n" not in str(error.value)
+IMPOSSIBLE = {
+    "n_fft": (512.0, "512", 2**40),
+    "sample_rate": (8000.5,),
+    "chunk": (10**400, True),
+    "standardize": ("no",),
+    "schema": (7,),
+    "sources": (7, [1], [None], ["keys"]),
+    "feature_dim": (8, 10**15),
+    "hidden_dim": (2**18,),
+    "num_blstm_layers": (10**9,),
+    "mlp_layers": (10**9,),
+    "layers": (2,),
+}
 
 
-def test_damaged_checkpoints(tmp_path):
-    model = BSRNN(Config(n_fft=512, **SMALL))
-    content = {"config": asdict(model.config), "state_dict": model.state_dict()}
-    whole = saved(content, tmp_path).read_bytes()
-    text = tmp_path / "text.pt"
-    text.write_text("no checkpoint at all")
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in IMPOSSIBLE for value in IMPOSSIBLE[name]])
+def test_configurations_that_cannot_be(folder, name, value):
+    change_config(folder, **{name: value})
+    with refused("is of another architecture"):
+        checkpoint.load(folder)
+
+
+def test_damaged_checkpoints(model, tmp_path):
+    whole = saved(content(model), tmp_path).read_bytes()
+    (tmp_path / "text.pt").write_text("no checkpoint at all")
     cases = {
         saved(model.state_dict(), tmp_path, "alone.pt"): "has no config.json",
         saved([1, 2], tmp_path, "list.pt"): "holds no state dict",
         saved({"state_dict": 3}, tmp_path, "number.pt"): "holds no state dict",
         saved({1: torch.ones(2)}, tmp_path, "names.pt"): "holds no state dict",
-        saved(content | {"config": {"layers": 3}}, tmp_path, "layers.pt"): "another architecture",
-        saved(content | {"state_dict": {"a": torch.ones(2)}}, tmp_path, "others.pt"): "another architecture",
-        text: "damaged",
+        saved(content(model, config={"layers": 3}), tmp_path, "layers.pt"): "another architecture",
+        saved(content(model, state_dict={"a": torch.ones(2)}), tmp_path, "others.pt"): "another architecture",
+        tmp_path / "text.pt": "damaged",
     }
     for length in (0, 10, len(whole) // 2, len(whole) - 10):
         (tmp_path / f"{length}.pt").write_bytes(whole[:length])
         cases[tmp_path / f"{length}.pt"] = "damaged"
     for file, message in cases.items():
-        with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        with refused(message):
             checkpoint.load(file)
-        assert "\n" not in str(error.value)
 
 
-def test_a_configuration_without_later_fields_is_read(tmp_path):
-    checkpoint.save(BSRNN(Config(n_fft=512, **SMALL)), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
+def test_damaged_folders(folder):
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-100])
+    with refused("damaged"):
+        checkpoint.load(folder)
+    (folder / "model.safetensors").unlink()
+    with refused("has no model"):
+        checkpoint.load(folder)
+
+
+def test_an_unknown_schema_is_refused(folder):
+    change_config(folder, schema="v8")
+    with refused("unknown band schema"):
+        checkpoint.load(folder)
+
+
+def test_a_configuration_without_later_fields_is_read(folder):
+    config = json.loads((folder / "config.json").read_text())
     for name in ("mlp_layers", "bin_convention", "standardize", "eps"):
         del config[name]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert checkpoint.load(tmp_path).config == Config(n_fft=512, **SMALL)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert checkpoint.load(folder).config == CONFIG
 
 
-def test_another_architecture_is_refused(tmp_path):
-    checkpoint.save(BSRNN(Config(n_fft=512, **SMALL)), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    for change, message in [
-        ({"feature_dim": 8}, "another architecture"),
-        ({"layers": 2}, "another architecture"),
-        ({"schema": "v8"}, "unknown band schema"),
-    ]:
-        (tmp_path / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(ValueError, match=message) as error:
-            checkpoint.load(tmp_path)
-        assert "\n" not in str(error.value)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    weights = (tmp_path / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(weights[:-100])
-    with pytest.raises(ValueError, match="damaged"):
-        checkpoint.load(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="has no model"):
-        checkpoint.load(tmp_path)
-
-
-def test_a_digest_tells_weights_and_configurations_apart():
-    model = BSRNN(Config(n_fft=512, **SMALL))
+def test_a_digest_tells_weights_and_configurations_apart(model):
     before = checkpoint.digest(model)
     assert before == checkpoint.digest(model)
     model.heads.vocals.mask_bias.data[0, 0] += 1e-6
@@ -181,21 +186,18 @@ def test_a_digest_tells_weights_and_configurations_apart():
         (lambda x: "text", "no plain tensor"),
     ],
 )
-def test_weights_are_plain_finite_tensors(tmp_path, change, message):
-    model = BSRNN(Config(n_fft=512, **SMALL))
+def test_weights_are_plain_finite_tensors(model, tmp_path, change, message):
     weights = model.state_dict()
     weights["band_split.norm_weight"] = change(weights["band_split.norm_weight"])
-    file = saved({"config": asdict(model.config), "state_dict": weights}, tmp_path)
-    with pytest.raises(ValueError, match=f"{message}|holds more than tensors") as error:
+    file = saved(content(model, state_dict=weights), tmp_path)
+    with refused(f"{message}|holds more than tensors"):
         checkpoint.load(file)
-    assert "\n" not in str(error.value)
 
 
-def test_a_compressed_checkpoint_is_refused_before_it_grows(tmp_path):
-    model = BSRNN(Config(n_fft=512, **SMALL))
-    file = saved({"config": asdict(model.config), "state_dict": model.state_dict()}, tmp_path)
+def test_a_compressed_checkpoint_is_refused_before_it_grows(model, tmp_path):
+    file = saved(content(model), tmp_path)
     with zipfile.ZipFile(file) as plain, zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small:
         for entry in plain.infolist():
             small.writestr(entry.filename, plain.read(entry))
-    with pytest.raises(ValueError, match="holds more than tensors, or is damaged"):
+    with refused("holds more than tensors, or is damaged"):
         checkpoint.load(tmp_path / "small.pt")

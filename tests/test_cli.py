@@ -2,8 +2,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, fields, replace
 
 import numpy as np
@@ -11,6 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from conftest import MODEL_OPTIONS
 
 from bsrnn import checkpoint, cli
 from bsrnn.config import CONFIGS, Config, TrainingConfig
@@ -18,83 +17,34 @@ from bsrnn.data import STEMS
 from bsrnn.evaluate import COLUMNS as SCORE_COLUMNS
 
 RATE = 8_000
-SIZES = [
-    "--sample_rate",
-    "8000",
-    "--n_fft",
-    "512",
-    "--chunk_size_in_seconds",
-    "0.2",
-    "--feature_dim",
-    "4",
-    "--hidden_dim",
-    "5",
-    "--num_blstm_layers",
-    "1",
-    "--mlp_dim",
-    "6",
-    "--schema",
-    "generic-12-8",
-    "--batch_size",
-    "2",
-    "--max_epochs",
-    "1",
-]
-PAPER_OPTIONS = [
-    "--sample_rate",
-    "--generic_bands",
-    "--chunk_size_in_seconds",
-    "--n_fft",
-    "--feature_dim",
-    "--num_blstm_layers",
-    "--mlp_dim",
-    "--batch_size",
-    "--reduce_size",
-    "--part",
-    "--portion",
-    "--clip_grad_norm",
-    "--max_epochs",
-    "--lr",
-    "--data_loader_workers",
-    "--musdbhq_location",
-    "--checkpoint_fp",
-    "--name",
-]
+SIZES = [*MODEL_OPTIONS, "--batch_size", "2", "--max_epochs", "1"]
+PAPER_OPTIONS = """
+    --sample_rate --generic_bands --chunk_size_in_seconds --n_fft --feature_dim --num_blstm_layers --mlp_dim
+    --batch_size --reduce_size --part --portion --clip_grad_norm --max_epochs --lr --data_loader_workers
+    --musdbhq_location --checkpoint_fp --name
+"""
+EXTRA_OPTIONS = """
+    --schema --hidden_dim --config --accumulate --ema --epoch_size --aligned --target_songs --equal_levels --salient
+    --segment --gain_db --drop --peak_division --pitch --lr_decay --patience --validation_seconds --bf16 --transfer
+    --device --seed --mlp_layers --bin_convention --standardize --eps --padding --tac --attention_heads
+    --attention_dim --fader --init
+"""
+OPTIONS = {
+    "": "--device --seed",
+    "train": PAPER_OPTIONS + EXTRA_OPTIONS,
+    "infer": """
+        --checkpoint_fp --input --out --sources --residual --format --loudness --hop --skip-existing --fp32 --device
+    """,
+    "evaluate": """
+        --checkpoint_fp --estimates --musdbhq_location --split --out --bsseval --museval --save-audio --hop --bf16
+        --device --sample_rate --n_fft
+    """,
+    "info": "",
+    "models": "",
+    "import": "--config",
+    "demo-data": "",
+}
 BASELINES = {"mixture", "silence", "IRM", "STFT"}
-EXTRA_OPTIONS = [
-    "--schema",
-    "--hidden_dim",
-    "--config",
-    "--accumulate",
-    "--ema",
-    "--epoch_size",
-    "--aligned",
-    "--target_songs",
-    "--equal_levels",
-    "--salient",
-    "--segment",
-    "--gain_db",
-    "--drop",
-    "--peak_division",
-    "--pitch",
-    "--lr_decay",
-    "--patience",
-    "--validation_seconds",
-    "--bf16",
-    "--transfer",
-    "--device",
-    "--seed",
-    "--mlp_layers",
-    "--bin_convention",
-    "--standardize",
-    "--eps",
-    "--padding",
-    "--tac",
-    "--attention_heads",
-    "--attention_dim",
-    "--fader",
-    "--init",
-]
 
 
 def write(file, samples, channels=2, rate=RATE):
@@ -138,74 +88,18 @@ def tree(folder):
 # options
 
 
-def options(command, capsys):
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        bsrnn(*command, "--help")
+        bsrnn(*command.split(), "--help")
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    return re.findall(r"^  (--[\w-]+)", text, re.MULTILINE), text
-
-
-def test_train_has_the_options_of_the_paper_and_few_more(capsys):
-    found, text = options(["train"], capsys)
-    assert sorted(found) == sorted(PAPER_OPTIONS + EXTRA_OPTIONS)
-    assert "(default: 44100)" in text
-
-
-@pytest.mark.parametrize(
-    ("command", "expected"),
-    [
-        ([], ["--device", "--seed"]),
-        (
-            ["infer"],
-            [
-                "--checkpoint_fp",
-                "--input",
-                "--out",
-                "--sources",
-                "--residual",
-                "--format",
-                "--loudness",
-                "--hop",
-                "--skip-existing",
-                "--fp32",
-                "--device",
-            ],
-        ),
-        (
-            ["evaluate"],
-            [
-                "--checkpoint_fp",
-                "--estimates",
-                "--musdbhq_location",
-                "--split",
-                "--out",
-                "--bsseval",
-                "--museval",
-                "--save-audio",
-                "--hop",
-                "--bf16",
-                "--device",
-                "--sample_rate",
-                "--n_fft",
-            ],
-        ),
-        (["info"], []),
-        (["models"], []),
-        (["import"], ["--config"]),
-        (["demo-data"], []),
-    ],
-)
-def test_help(command, expected, capsys):
-    found, text = options(command, capsys)
-    assert sorted(found) == sorted(expected)
-    assert text.startswith(" ".join(["usage: bsrnn", *command]))
-
-
-def test_help_lists_the_commands(capsys):
-    _, text = options([], capsys)
-    commands = ["train", "infer", "evaluate", "info", "models", "import", "demo-data"]
-    assert re.findall(r"^    (\S+)  ", text, re.MULTILINE) == commands
+    assert text.startswith(f"usage: bsrnn {command}".rstrip())
+    assert sorted(re.findall(r"^  (--[\w-]+)", text, re.MULTILINE)) == sorted(OPTIONS[command].split())
+    if not command:
+        assert re.findall(r"^    (\S+)  ", text, re.MULTILINE) == [name for name in OPTIONS if name]
+    if command == "train":
+        assert "(default: 44100)" in text and "(default: True)" in text
 
 
 def test_info(model, tmp_path, capsys):
@@ -232,11 +126,6 @@ def test_where_the_data_is_and_a_name_are_required(missing, capsys):
     assert f"the following arguments are required: {missing}" in capsys.readouterr().err
 
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys; from bsrnn import cli; cli.build_parser().format_help(); print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
-
-
 def trained(monkeypatch, data, *arguments):
     """The model and the configuration that `train` would train."""
     seen = []
@@ -253,53 +142,13 @@ def test_a_model_by_name(monkeypatch, data, root):
 
 
 def test_options_reach_model_and_training(monkeypatch, data, root):
-    model, config = trained(
-        monkeypatch,
-        data,
-        *SIZES,
-        "--part",
-        "bass",
-        "--part",
-        "drums",
-        "--portion",
-        0.5,
-        "--clip_grad_norm",
-        2,
-        "--lr",
-        0.1,
-        "--data_loader_workers",
-        3,
-        "--batch_size",
-        7,
-        "--max_epochs",
-        9,
-        "--no-salient",
-        "--no-peak_division",
-        "--segment",
-        4,
-        "--lr_decay",
-        0.9,
-        "--patience",
-        5,
-        "--pitch",
-        2,
-        "--aligned",
-        0.5,
-        "--validation_seconds",
-        8,
-        "--accumulate",
-        2,
-        "--epoch_size",
-        50,
-        "--gain_db",
-        3,
-        "--drop",
-        0.2,
-        "--ema",
-        0.9,
-        "--target_songs",
-        "--equal_levels",
-    )
+    options = """
+        --part bass --part drums --portion 0.5 --clip_grad_norm 2 --lr 0.1 --data_loader_workers 3 --batch_size 7
+        --max_epochs 9 --no-salient --no-peak_division --segment 4 --lr_decay 0.9 --patience 5 --pitch 2 --aligned 0.5
+        --validation_seconds 8 --accumulate 2 --epoch_size 50 --gain_db 3 --drop 0.2 --ema 0.9 --target_songs
+        --equal_levels
+    """
+    model, config = trained(monkeypatch, data, *SIZES, *options.split())
     assert model.config == Config(("bass", "drums"), "generic-12-8", RATE, 512, 0.2, 4, 5, 1, 6)
     assert config == TrainingConfig(
         batch_size=7,
@@ -324,11 +173,10 @@ def test_options_reach_model_and_training(monkeypatch, data, root):
         validation_seconds=8,
         workers=3,
     )
-    assert all(
-        getattr(config, name) != getattr(TrainingConfig(), name)
-        for name in (field.name for field in fields(config))
-        if name != "bf16"
-    )
+    defaults = TrainingConfig()
+    assert [item.name for item in fields(config) if getattr(config, item.name) == getattr(defaults, item.name)] == [
+        "bf16"
+    ]
 
 
 SMALL = ["--feature_dim", 4, "--num_blstm_layers", 1, "--mlp_dim", 4]
@@ -377,8 +225,7 @@ def test_a_random_seed_is_drawn_and_printed(monkeypatch, data, root, capsys):
     monkeypatch.setattr("bsrnn.train.fit", lambda *_, seed, **rest: seeds.append(seed))
     for _ in range(2):
         bsrnn("--seed", -1, "train", "--musdbhq_location", data, "--name", "run", *SIZES)
-    printed = re.findall(r"^seed (\d+)$", capsys.readouterr().out, re.MULTILINE)
-    assert [int(seed) for seed in printed] == seeds
+    assert capsys.readouterr().out.splitlines()[::2] == [f"seed {seed}" for seed in seeds]
     assert seeds[0] != seeds[1]
 
 
@@ -393,27 +240,9 @@ def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
     assert err == ""
     assert json.loads((root / "runs" / "base" / "record.json").read_text())["seed"] == 4
 
-    assert (
-        bsrnn(
-            "train",
-            "--musdbhq_location",
-            data,
-            "--name",
-            "moved",
-            "--transfer",
-            "--checkpoint_fp",
-            base,
-            "--part",
-            "bass",
-            "--part",
-            "vocals",
-            "--batch_size",
-            2,
-            "--max_epochs",
-            1,
-        )
-        == 0
-    )
+    train = ["train", "--musdbhq_location", data, "--batch_size", 2, "--max_epochs", 1]
+    transfer = ["--transfer", "--checkpoint_fp", base, "--part", "bass", "--part", "vocals"]
+    assert bsrnn(*train, "--name", "moved", *transfer) == 0
     moved = root / "runs" / "moved" / "model"
     before, after = (checkpoint.load(folder) for folder in (base, moved))
     assert after.config.sources == ("bass", "vocals")
@@ -433,10 +262,8 @@ def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
         assert (info.frames, info.samplerate, info.channels) == (11_025, 22_050, 1)
 
     table = tmp_path / "tables" / "scores.csv"
-    assert (
-        bsrnn("evaluate", "--checkpoint_fp", base, "--checkpoint_fp", moved, "--musdbhq_location", data, "--out", table)
-        == 0
-    )
+    models = ["--checkpoint_fp", base, "--checkpoint_fp", moved]
+    assert bsrnn("evaluate", *models, "--musdbhq_location", data, "--out", table) == 0
     scores = pd.read_csv(table)
     assert tuple(scores.columns) == SCORE_COLUMNS
     assert scores.groupby("run")["source"].unique().map(list).to_dict() == {
@@ -464,59 +291,23 @@ def test_options_of_evaluate_reach_it(data, model, root, tmp_path, monkeypatch, 
     from bsrnn import evaluate
 
     calls, before = [], evaluate.score
-    monkeypatch.setattr(
-        evaluate,
-        "score",
-        lambda runs, tracks, **rest: (
-            calls.append((runs, rest)) or before(runs, tracks, **rest | {"with_bsseval": False, "museval_folder": None})
-        ),
-    )
-    assert (
-        bsrnn(
-            "evaluate",
-            "--checkpoint_fp",
-            model,
-            "--musdbhq_location",
-            data,
-            "--out",
-            tmp_path / "a.csv",
-            "--hop",
-            "0.05",
-            "--bf16",
-            "--sample_rate",
-            "4000",
-            "--n_fft",
-            "256",
-            "--bsseval",
-            "--museval",
-            tmp_path / "json",
-            "--save-audio",
-            tmp_path / "audio",
-            "--split",
-            "validation",
-        )
-        == 0
-    )
+
+    def score(runs, tracks, **rest):
+        calls.append((runs, rest))
+        return before(runs, tracks, **rest | {"with_bsseval": False, "museval_folder": None})
+
+    monkeypatch.setattr(evaluate, "score", score)
+    common = ["evaluate", "--musdbhq_location", data, "--split", "validation"]
+    settings = ["--hop", 0.05, "--bf16", "--sample_rate", 4000, "--n_fft", 256]
+    outputs = ["--out", tmp_path / "a.csv", "--museval", tmp_path / "json", "--save-audio", tmp_path / "audio"]
+    assert bsrnn(*common, "--checkpoint_fp", model, "--bsseval", *settings, *outputs) == 0
     ((runs, rest),) = calls
     assert {name: runs[0].settings[name] for name in ("hop", "bf16")} == {"hop": 0.05, "bf16": True}
     assert runs[-1].settings == {"sample_rate": 4_000, "n_fft": 256}
     assert (rest["split"], rest["with_bsseval"], rest["museval_folder"]) == ("validation", True, tmp_path / "json")
     estimates = tmp_path / "audio" / runs[0].name
     assert {path.name for path in (estimates / "a").iterdir()} == {"bass.wav", "vocals.wav"}
-    assert (
-        bsrnn(
-            "evaluate",
-            "--estimates",
-            estimates,
-            "--musdbhq_location",
-            data,
-            "--out",
-            tmp_path / "b.csv",
-            "--split",
-            "validation",
-        )
-        == 0
-    )
+    assert bsrnn(*common, "--estimates", estimates, "--out", tmp_path / "b.csv") == 0
     tables = (pd.read_csv(tmp_path / name) for name in ("a.csv", "b.csv"))
     one, other = (table[table["run"] == estimates.name]["value"].to_list() for table in tables)
     assert one == other and len(one) == 6

@@ -9,27 +9,10 @@ import time
 
 import pandas as pd
 import pytest
+from conftest import MODEL_OPTIONS
 
 from bsrnn.train import last_checkpoint
 
-SIZES = [
-    "--sample_rate",
-    "8000",
-    "--n_fft",
-    "512",
-    "--chunk_size_in_seconds",
-    "0.2",
-    "--feature_dim",
-    "4",
-    "--hidden_dim",
-    "5",
-    "--num_blstm_layers",
-    "1",
-    "--mlp_dim",
-    "6",
-    "--schema",
-    "generic-12-8",
-]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
 
 
@@ -58,7 +41,7 @@ def command(songs, tmp_path, monkeypatch):
             "bass",
             "--name",
             name,
-            *SIZES,
+            *MODEL_OPTIONS,
             *map(str, options),
         ]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST = {"bsrnn": (2_716, 4_810), "study": (600, 1_100)}  # statements without docstrings, and lines; never more
+MOST = {"bsrnn": (2_350, 3_900), "study": (600, 1_100)}  # statements without docstrings, and lines; never more
 MOST_SKIPS = 20  # of the formatter, in the whole repository
 HEAVY = {"IPython", "ipywidgets", "jupyterlab", "librosa", "matplotlib", "pandas", "papermill", "seaborn", "snakemake"}
 
@@ -74,7 +74,9 @@ def test_the_package_needs_no_study():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["info", "paper-vocals"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["info", "paper-vocals"], ["models"]], ids=" ".join
+)
 def test_the_command_line_answers_without_torch(arguments):
     done = run_without({"torch", "lightning", "numpy"}, f"from bsrnn.cli import main; main({arguments})")
     assert done.returncode == 0, done.stderr
