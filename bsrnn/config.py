@@ -29,6 +29,7 @@ FORMATS = {  # of stems: suffix, and what soundfile calls it
     "ogg": (".ogg", "OGG", "VORBIS"),
     "mp3": (".mp3", "MP3", "MPEG_LAYER_III"),
 }
+LOSSES = ("l1", "snr")  # what training minimizes, see losses.py
 LOUDNESS = ("rescale", "clamp")  # what becomes of stems that exceed what a format can hold
 
 
@@ -225,6 +226,7 @@ class TrainingConfig:
     epoch_size: int = setting(0, "samples per epoch (the paper: 10,000 batches); 0: one per chunk of songs", 0, 2**40)
     lr: float = setting(1e-3, "learning rate of Adam", 1e-30, 10)
     lr_decay: float = setting(0.98, "factor on the learning rate every two epochs", 1e-6, 10)
+    loss: str = setting("l1", "l1, the paper's, or snr, ours: the ratio of noise to signal in dB")
     clip_grad_norm: float = setting(5.0, "largest norm of the gradient; inf: any", 1e-12)
     patience: int = setting(10, "epochs without a better validation before training stops", 1, 10**6)
     ema: float = setting(0.0, "ours: decay per step of an average of the weights, which is kept; 0: none", 0, 1 - 1e-9)
@@ -242,4 +244,7 @@ class TrainingConfig:
     bf16: bool = setting(False, "compute matrix products in bfloat16, on devices that have it")
     workers: int = setting(0, "processes that read data beside the training", 0, 1024, "data_loader_workers")
 
-    __post_init__ = check
+    def __post_init__(self):
+        check(self)
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")

@@ -266,6 +266,7 @@ class TrainingModule(lightning.LightningModule):
     def __init__(self, model: BSRNN, config: TrainingConfig, songs: Callable[[int], list[str]] = lambda batch: []):
         super().__init__()
         self.model, self.settings, self.songs = model, config, songs
+        self.objective = losses.OBJECTIVES[config.loss]
         self.history: list[dict] = []
         self.step_losses: list[torch.Tensor] = []
         self.tracks: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scores and loss of every validation song
@@ -277,7 +278,7 @@ class TrainingModule(lightning.LightningModule):
         n_fft, padding = self.model.config.n_fft, self.model.config.padding
         estimates = self.model(stft(mixture, n_fft, padding))
         waveforms = istft(estimates, n_fft, mixture.shape[-1])
-        loss = losses.multitask(losses.objective(estimates, stft(targets, n_fft, padding), waveforms, targets))
+        loss = losses.multitask(self.objective(estimates, stft(targets, n_fft, padding), waveforms, targets))
         self.step_losses.append(loss.detach())
         self.batches.append(number)
         self.log("step_loss", loss, prog_bar=True)
@@ -305,7 +306,7 @@ class TrainingModule(lightning.LightningModule):
         config = self.model.config
         estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=config.chunk).values()))
         spectrum, target = (stft(signals, config.n_fft, config.padding) for signals in (estimates, targets))
-        loss = losses.multitask(losses.objective(spectrum[None], target[None], estimates[None], targets[None]))
+        loss = losses.multitask(self.objective(spectrum[None], target[None], estimates[None], targets[None]))
         self.tracks[name] = usdr(targets, estimates), loss
 
     def on_validation_epoch_end(self):
