@@ -26,13 +26,13 @@ from bsrnn import containers
 from bsrnn.config import FORMATS
 
 SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .ac3 .mp4 .mov .webm .mka "
+    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .mp4 .mov .webm .mka "
     ".mkv .avi .wma".split()
 )
 BLOCK = 2**16  # samples that are decoded at once
 LEAD = 2**14  # samples that are decoded before a part, since compressed frames build on those before
 NEVER = 2**62  # samples: more than any file has
-SLACK = 0.1  # s: containers round durations, and count samples that decoders leave out
+SLACK = 0.01  # s: containers round durations
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
@@ -47,7 +47,8 @@ _UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")
 _SIZES = re.compile(  # what libsndfile says of a file whose header promises more than there is
     r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
-_ESTIMATED = ("mp3", "aac", "ac3", "eac3", "mpeg", "mpegts")  # libav guesses how long these are
+_FRAMES = ("mp3", "aac")  # nothing but one frame after the other
+_ESTIMATED = (*_FRAMES, "mpeg", "mpegts")  # libav guesses how long these are
 _EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # and tells the exact place of each frame of these
 _OPTIONS = {  # no playlists, which would open other files, and nothing of which one cannot say whether it was cut off
     "format_whitelist": ",".join(
@@ -163,34 +164,37 @@ class Recording:
             with _container(self.path) as container:
                 stream, name = container.streams[self.stream], container.format.name
                 stream.codec_context.options, stream.codec_context.thread_count = _STRICT, 1
-                origin, samples = stream.start_time or 0, stream.time_base * self.sample_rate
-                early = origin + int(start / samples)
-                if start and name != "mp3":
+                origin, tick = stream.start_time or 0, stream.time_base * self.sample_rate
+                early = origin + int(start / tick)
+                if start and name not in _FRAMES:
                     container.seek(early, stream=stream)
-                packets = container.demux()
-                reached = 0
-                for packet in containers.whole_mp3(self.path, packets) if name == "mp3" else packets:
-                    if packet.is_corrupt:
-                        raise ValueError("a packet is not whole")
-                    end = (packet.pts or 0) + (packet.duration or 0)
-                    reached = max(reached, end * packet.time_base)
-                    if packet.stream_index != self.stream or (packet.pts is not None and start and end <= early):
-                        continue
-                    for frame in packet.decode():
-                        told = None if frame.pts is None else round((frame.pts - origin) * samples)
+                for packet in _packets(self.path, container):
+                    skipped = start and packet.pts is not None and packet.pts + packet.duration <= early
+                    for frame in [] if skipped or packet.stream is not stream else packet.decode():
+                        told = -1 if frame.pts is None else round((frame.pts - origin) * tick)
                         if name == "flac" and told != place:
                             raise ValueError("a frame is missing")
                         place = told if name in _EXACT else place
                         yield place, frame
                         place += frame.samples
-                if name not in _ESTIMATED and container.duration:
-                    whole, begin = (time / av.time_base for time in (container.duration, container.start_time or 0))
-                    if reached - begin < whole - SLACK:
-                        raise ValueError(f"{reached - begin:.2f} of {whole:.2f} s are there")
         except (av.FFmpegError, ValueError) as error:
             what = "is damaged or cut off" if isinstance(error, ValueError) else "cannot be read"
             seconds = (place + self.delay) / self.sample_rate
             raise ValueError(f"{self.path}: {what} after {seconds:.1f} s ({_reason(error)})") from None
+
+
+def _packets(path, container):
+    """All packets of a file that libav opened; raises ValueError where one is not whole or missing at the end."""
+    packets, reached = container.demux(), 0
+    for packet in containers.whole_frames(path, packets) if container.format.name in _FRAMES else packets:
+        if packet.is_corrupt:
+            raise ValueError("a packet is not whole")
+        reached = max(reached, ((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
+        yield packet
+    if container.format.name not in _ESTIMATED and container.duration:
+        whole, begin = container.duration / av.time_base, (container.start_time or 0) / av.time_base
+        if reached - begin < whole - SLACK:
+            raise ValueError(f"{reached - begin:.2f} of {whole:.2f} s are there")
 
 
 def recordings(path: str | os.PathLike) -> list[Recording]:
@@ -201,13 +205,7 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
     """
     path = Path(path)
     start = _first_bytes(path)
-    if start[:4] == b"OggS":
-        simple = containers.is_one_ogg(path)
-    elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
-        _check_size(path, 8 + int.from_bytes(start[4:8], "little"), path.stat().st_size)
-        simple = False
-    else:
-        simple = start[:4] in _UNCOMPRESSED
+    simple = start[:4] in _UNCOMPRESSED or (start[:4] == b"OggS" and containers.is_one_ogg(path))
     try:
         if start[:4] == b"fLaC":
             with _container(path) as container:
@@ -228,7 +226,9 @@ def _opened(path: Path) -> Recording | None:
     try:
         with soundfile.SoundFile(path) as file:
             if sizes := _SIZES.search(file.extra_info):
-                _check_size(path, *map(int, sizes.groups()))
+                promised, there = map(int, sizes.groups())
+                if promised <= NEAR or (promised + NEAR) % UNKNOWN > 2 * NEAR:
+                    raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
             if not file.frames and path.stat().st_size > NEAR:
                 raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
             if not file.subtype.startswith("MPEG"):
@@ -257,12 +257,6 @@ def _first_bytes(path: Path) -> bytes:
     if not start:
         raise ValueError(f"{path}: is empty")
     return start
-
-
-def _check_size(path: Path, promised: int, there: int) -> None:
-    piped = promised > NEAR and (promised + NEAR) % UNKNOWN <= 2 * NEAR
-    if there < promised and not piped:
-        raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
 
 
 def _container(path: Path) -> av.container.InputContainer:

@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = command("infer", infer, "separate songs into their sources", device)
     add("--checkpoint_fp", "--model", type=Path, action="append", required=True, help=MODEL_HELP)
-    text = "songs, or folders of them: wav, flac, ogg, mp3, and what else the ffmpeg program reads"
+    text = "songs, or folders of them: wav, flac, ogg, mp3, m4a, and most others"
     add("songs", type=Path, nargs="*", help=text)
     add("--input", type=Path, nargs="+", default=[], help="more songs, or folders of them")
     add("--out", type=Path, default="separated", help="folder that gets SONG/SOURCE.wav; what is there is replaced")
@@ -248,10 +248,10 @@ def infer(args: argparse.Namespace) -> None:
     songs = find_songs(given, args.out)
     with _cleaning_up():
         separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
-    inputs = {song.resolve() for song in songs}
+    inputs = {os.path.realpath(song) for song in songs}
     for song, folder in songs.items():
         for target in separator.targets(folder, args.format, args.residual).values():
-            if target.resolve() in inputs:
+            if os.path.realpath(target) in inputs:
                 raise ValueError(f"{song}: its stem {target} would take the place of a song: choose another --out")
     failures = []
     for song, folder in songs.items():
@@ -261,8 +261,6 @@ def infer(args: argparse.Namespace) -> None:
             continue
         try:
             with _cleaning_up(), _told_out_of_memory(f"{song}: "):
-                if (seconds := round(separator.expected_seconds(song))) >= 5:  # else it is not worth a line
-                    print(f"{song}: about {seconds // 60} min {seconds % 60} s", file=sys.stderr)
                 options = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
                 written = separator.separate_file(song, folder, progress=True, **options)
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:

@@ -1,6 +1,6 @@
 """Whether a compressed audio file is one whole recording.
 
-libsndfile would read of joined files the first one only, and libav of one that was cut off what is left, without a word.
+libsndfile would read of joined files the first one only, and libav what is left of one that was cut off.
 """
 
 import re
@@ -12,7 +12,7 @@ import av
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # Ogg's checksums are zlib's with mirrored bits
 _XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.DOTALL)  # with the number of frames
-_LARGEST_MP3_FRAME = 2**12  # bytes
+_LARGEST_FRAME = 2**12  # bytes
 
 
 def is_one_ogg(path: Path) -> bool:
@@ -50,26 +50,34 @@ def is_one_flac(file: av.container.InputContainer) -> bool:
     return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
 
 
-def whole_mp3(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-    """The same packets of an MP3 file; raises ValueError after the last one if frames are missing."""
-    count, last = 0, None
+def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """The packets of a file of nothing but frames, such as MP3, without what follows them; raises ValueError where one
+    is damaged, and at the end if there are fewer than a header tells, or if the last one is not whole."""
+    count, promised, first, last, other = 0, 0, b"", None, False
     for packet in packets:
         if packet.size and packet.stream.type == "audio":
-            if not count:
-                promised = _promised(path, packet.pos)
+            start = bytes(packet)[:1]
+            if last is None:
+                promised, first = _promised(path, packet.pos), start
+            if start != first:  # a tag or zeros, after which nothing may come
+                other = True
+                continue
+            if other:
+                raise ValueError("something else lies between its frames")
             count, last = count + 1, packet
         yield packet
     if count + 1 < promised:
         raise ValueError(f"{count} of {promised} frames are there")
-    parser = av.CodecContext.create("mp3", "r")
-    whole = parser.parse(bytes(last) + bytes(_LARGEST_MP3_FRAME))
-    if whole and whole[0].size > last.size:
-        raise ValueError("its last frame is not whole")
+    if last:
+        parser = av.CodecContext.create(last.stream.codec_context.name, "r")
+        whole = parser.parse(bytes(last) + bytes(_LARGEST_FRAME))
+        if whole and whole[0].size > last.size:
+            raise ValueError("its last frame is not whole")
 
 
 def _promised(path: Path, first: int) -> int:
     """How many frames the header of an MP3 file tells of that lies before the first one; 0 where there is none."""
     with path.open("rb") as file:
-        file.seek(max(0, first - _LARGEST_MP3_FRAME))
-        header = _XING.search(file.read(min(first, _LARGEST_MP3_FRAME)))
+        file.seek(max(0, first - _LARGEST_FRAME))
+        header = _XING.search(file.read(min(first, _LARGEST_FRAME)))
     return int.from_bytes(header[1], "big") if header else 0

@@ -103,16 +103,8 @@ def test_bad_songs_are_one_line_and_leave_nothing(infer, tmp_path, name):
     code, out, err = infer(tmp_path / name)
     assert code == cli.EXIT_USER_ERROR
     assert out == []
-    err = [line for line in err if "Xing" not in line]  # libmpg123's own
     assert len(err) == 1 and err[0].startswith(f"bsrnn infer: {tmp_path / name}: ") and message in err[0]
     assert written(tmp_path) == before and not (tmp_path / "out").exists()
-
-
-def test_without_ffmpeg_it_says_so(infer, tmp_path, monkeypatch):
-    (tmp_path / "song.m4a").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(99))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    _, _, err = infer(tmp_path / "song.m4a")
-    assert len(err) == 1 and "takes the ffmpeg program, which is not installed" in err[0]
 
 
 @FFMPEG
@@ -207,6 +199,7 @@ def test_a_bad_song_does_not_stop_the_others(infer, tmp_path):
     assert len(out) == 4
     assert [line.removeprefix("bsrnn infer: ").split(": ")[0] for line in err] == [
         str(tmp_path / "songs" / "a.wav"),
+        str(tmp_path / "songs" / "circle.wav"),
         str(tmp_path / "songs" / "nowhere.wav"),
     ]
 
@@ -551,6 +544,5 @@ def test_interrupted(tiny, tmp_path, number, code, message):
         time.sleep(0.05)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (code, "") and "about" in err.splitlines()[0]
-    assert err.splitlines()[1:] == message.splitlines()
+    assert (process.returncode, out, err) == (code, "", message)
     assert not (tmp_path / "out").exists()

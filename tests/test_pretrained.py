@@ -479,18 +479,6 @@ def test_names_are_listed_without_torch():
         assert expected in listed
 
 
-def test_the_time_is_told_before_work_starts(tiny, tmp_path, monkeypatch, capsys):
-    checkpoint.save(tiny(("bass",), sample_rate=8_000), tmp_path / "model")
-    soundfile.write(tmp_path / "song.wav", np.zeros((16_000, 2)), 8_000)
-    monkeypatch.setattr(separate, "estimate", lambda model, chunks: time.sleep(3 * chunks.shape[-1] / 8_000))
-    expected = Separator.from_pretrained(tmp_path / "model").expected_seconds(tmp_path / "song.wav")
-    assert expected == pytest.approx(2 * 2 * 3, rel=0.1)  # chunks overlap
-    monkeypatch.undo()
-    monkeypatch.setattr(Separator, "expected_seconds", lambda self, song: 140.2)
-    assert run("infer", tmp_path / "song.wav", "--model", tmp_path / "model", "--out", tmp_path / "out") == 0
-    assert capsys.readouterr().err == f"{tmp_path / 'song.wav'}: about 2 min 20 s\n"
-
-
 # chunks
 
 
