@@ -47,13 +47,12 @@ _UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")
 _SIZES = re.compile(  # what libsndfile says of a file whose header promises more than there is
     r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
-_FRAMES = ("mp3", "aac")  # nothing but one frame after the other
-_ESTIMATED = (*_FRAMES, "mpeg", "mpegts")  # libav guesses how long these are
-_EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # and tells the exact place of each frame of these
+_FRAMES = ("mp3", "aac")  # libav's names of formats of nothing but one frame after the other
+_UNTOLD = ("mpeg", "mpegts")  # of those of which it guesses how long they are
+_EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # and of those in which it tells the exact place of each frame
 _OPTIONS = {  # no playlists, which would open other files, and nothing of which one cannot say whether it was cut off
-    "format_whitelist": ",".join(
-        (*_ESTIMATED, *_EXACT, "flac,ogg,matroska,webm,asf,avi,flv,wav,aiff,voc,nistsphere,wv,ape,tta,tak,dsf,amr")
-    ),
+    "format_whitelist": "aac,aiff,amr,ape,asf,avi,dsf,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tak,tta,voc,"
+    "wav,webm,wv",
     "protocol_whitelist": "file",
 }
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
@@ -164,7 +163,7 @@ class Recording:
             with _container(self.path) as container:
                 stream, name = container.streams[self.stream], container.format.name
                 stream.codec_context.options, stream.codec_context.thread_count = _STRICT, 1
-                origin, tick = stream.start_time or 0, stream.time_base * self.sample_rate
+                origin, tick = stream.start_time or 0, float(stream.time_base * self.sample_rate)
                 early = origin + int(start / tick)
                 if start and name not in _FRAMES:
                     container.seek(early, stream=stream)
@@ -185,13 +184,16 @@ class Recording:
 
 def _packets(path, container):
     """All packets of a file that libav opened; raises ValueError where one is not whole or missing at the end."""
-    packets, reached = container.demux(), 0
-    for packet in containers.whole_frames(path, packets) if container.format.name in _FRAMES else packets:
+    if container.format.name in _FRAMES:
+        yield from containers.whole_frames(path, container.demux())
+        return
+    reached = 0
+    for packet in container.demux():
         if packet.is_corrupt:
             raise ValueError("a packet is not whole")
-        reached = max(reached, ((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
+        reached = max(reached, ((packet.pts or 0) + (packet.duration or 0)) * float(packet.time_base))
         yield packet
-    if container.format.name not in _ESTIMATED and container.duration:
+    if container.format.name not in _UNTOLD and container.duration:
         whole, begin = container.duration / av.time_base, (container.start_time or 0) / av.time_base
         if reached - begin < whole - SLACK:
             raise ValueError(f"{reached - begin:.2f} of {whole:.2f} s are there")

@@ -46,17 +46,20 @@ def is_one_flac(file: av.container.InputContainer) -> bool:
     stream = file.streams[0]
     if not stream.duration:
         return False
-    file.seek(stream.duration, stream=stream)
+    try:
+        file.seek(stream.duration, stream=stream)
+    except av.FFmpegError:  # it has hardly a frame
+        return False
     return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
 
 
 def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
     """The packets of a file of nothing but frames, such as MP3, without what follows them; raises ValueError where one
     is damaged, and at the end if there are fewer than a header tells, or if the last one is not whole."""
-    count, promised, first, last, other = 0, 0, b"", None, False
+    count, promised, first, last, other = 0, 0, 0, None, False
     for packet in packets:
         if packet.size and packet.stream.type == "audio":
-            start = bytes(packet)[:1]
+            start = memoryview(packet)[0]
             if last is None:
                 promised, first = _promised(path, packet.pos), start
             if start != first:  # a tag or zeros, after which nothing may come
