@@ -1,22 +1,21 @@
 """Waveforms: decode, encode, resample, normalize. A waveform is a float tensor (C, L), full scale 1; long ones come as
 blocks (C, any length), one after the other.
 
-libsndfile decodes what it provably reads whole, wherever the reading starts. Everything else is decoded by the ffmpeg
-program: other formats, joined files, files that do not say how long they are. What is damaged or cut off is refused.
+libsndfile decodes what it provably reads whole, wherever the reading starts. Everything else is decoded by libav, the
+libraries of FFmpeg, which come with PyAV: mp3 and other formats, joined files, files that do not say how long they are.
+What is damaged or cut off is refused.
 """
 
-import json
 import math
 import os
 import re
-import shutil
 import stat
-import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
+import av
 import numpy as np
 import soundfile
 import soxr
@@ -27,13 +26,13 @@ from bsrnn import containers
 from bsrnn.config import FORMATS
 
 SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .ac3 .mp4 .mov .webm .mka "
+    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .mp4 .mov .webm .mka "
     ".mkv .avi .wma".split()
 )
 BLOCK = 2**16  # samples that are decoded at once
-LEAD = 2**14  # samples; libsndfile misses places on the last pages of an ogg file, and AAC needs its frame before
+LEAD = 2**14  # samples that are decoded before a part, since compressed frames build on those before
 NEVER = 2**62  # samples: more than any file has
-SLACK = 0.1  # s: containers round durations, and count samples that decoders leave out
+SLACK = 0.01  # s: containers round durations
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
@@ -43,6 +42,21 @@ WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, whi
 # of what comes closest to the original: about 250 kbit/s in ogg, 320 kbit/s in mp3
 COMPRESSION = {"OGG": {"compression_level": 0.2}, "MP3": {"compression_level": 0.0, "bitrate_mode": "CONSTANT"}}
 
+# how files start that are not compressed: wav, aiff, au, w64, caf
+_UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")
+_SIZES = re.compile(  # what libsndfile says of a file whose header promises more than there is
+    r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+_FRAMES = ("mp3", "aac")  # libav's names of formats of nothing but one frame after the other
+_UNTOLD = ("mpeg", "mpegts")  # of those of which it guesses how long they are
+_EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # and of those in which it tells the exact place of each frame
+_OPTIONS = {  # no playlists, which would open other files, and nothing of which one cannot say whether it was cut off
+    "format_whitelist": "aac,aiff,amr,ape,asf,avi,dsf,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tak,tta,voc,"
+    "wav,webm,wv",
+    "protocol_whitelist": "file",
+}
+_STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -51,8 +65,8 @@ class Recording:
     path: Path
     sample_rate: int  # Hz
     channels: int
-    length: int  # samples; where the ffmpeg program decodes, at least, until `measured`
-    stream: int | None = None  # that the ffmpeg program decodes; None: libsndfile decodes the file
+    length: int  # samples; where libav decodes, about, until `measured`
+    stream: int | None = None  # that libav decodes; None: libsndfile decodes the file
     lead: int = 0  # samples before a part from which it is decoded, so that it equals that part of the whole
     delay: int = 0  # samples of silence at the beginning, where a video starts before its sound
 
@@ -82,7 +96,7 @@ class Recording:
         for block in self._decoded(0, NEVER):
             done += block.shape[-1]
             yield block
-        if done < self.length:
+        if done < self.length and self.stream is None:
             seconds = f"{done / self.sample_rate:.2f} of {self.length / self.sample_rate:.2f} s"
             raise ValueError(f"{self.path}: is damaged or cut off: {seconds} can be read")
         if done == 0:
@@ -96,15 +110,15 @@ class Recording:
         """
         frames = self.length - start if frames < 0 else frames
         first = max(0, start - self.lead)
-        blocks = list(self._decoded(first, start + frames - first))
-        samples = torch.cat(blocks, -1)[:, start - first :] if blocks else torch.zeros(self.channels, 0)
+        blocks = [torch.zeros(self.channels, 0), *self._decoded(first, start + frames - first)]
+        samples = torch.cat(blocks, -1)[:, start - first :]
         if samples.shape[-1] < frames:
             raise ValueError(f"{self.path}: is cut off before sample {start + frames}: replace it")
         return samples
 
     def _decoded(self, start: int, frames: int) -> Iterator[Tensor]:
         """At most `frames` samples from `start` on in blocks, which are finite."""
-        for block in self._by_libsndfile(start, frames) if self.stream is None else self._by_ffmpeg(start, frames):
+        for block in self._by_libsndfile(start, frames) if self.stream is None else self._by_libav(start, frames):
             finite = np.isfinite(block.numpy())
             if not finite.all():
                 first = start + int(finite.all(0).argmin())
@@ -124,75 +138,106 @@ class Recording:
                     yield torch.from_numpy(samples.T)
         except soundfile.LibsndfileError as error:
             what = "cannot be read" if error.code == SYSTEM_ERROR else "is damaged or cut off"
-            raise ValueError(f"{self.path}: {what} after {start / self.sample_rate:.1f} s ({_reason(error)})") from None
-
-    def _by_ffmpeg(self, start, frames):
-        if self.delay:  # such a file is decoded from its beginning
-            yield torch.zeros(self.channels, min(self.delay, frames))
-        done, left, size = start + self.delay, max(0, frames - self.delay), 4 * self.channels
-        seek = ["-ss", f"{start / self.sample_rate:.9f}"] if start else []
-        source = [*_FFMPEG_INPUT, *seek, "-i", _url(self.path), "-map", f"0:{self.stream}"]
-        target = ["-f", "f32le", "-ar", str(self.sample_rate), "-ac", str(self.channels), "-"]
-        command = ["ffmpeg", "-v", "error", "-xerror", *source, *target]
-        with tempfile.TemporaryFile() as messages:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
-            assert process.stdout
-            try:
-                while data := process.stdout.read(size * min(left, BLOCK)):
-                    block = torch.frombuffer(bytearray(data), dtype=torch.float32).view(-1, self.channels).T
-                    done, left = done + block.shape[-1], left - block.shape[-1]
-                    yield block
-                failed = left and process.wait()
-            finally:
-                process.kill()
-                process.wait()
-                process.stdout.close()
-            messages.seek(0)
-            text = messages.read().decode(errors="replace")
-        if failed or (left and _LOST.search(text)):
             raise ValueError(
-                f"{self.path}: is damaged or cut off after {done / self.sample_rate:.1f} s ({_complaint(text)})"
-            )
+                f"{self.path}: {what} after {start / self.sample_rate:.1f} s ({error.error_string.rstrip('.')})"
+            ) from None
+
+    def _by_libav(self, start, frames):
+        if silence := min(max(0, self.delay - start), frames):
+            yield torch.zeros(self.channels, silence)
+        start, left = max(0, start - self.delay), frames - silence
+        converter, place = av.AudioResampler("fltp", frame_size=BLOCK), None
+        for first, frame in chain(self._frames(start), [(0, None)]):
+            place = first if place is None else place
+            for part in converter.resample(frame):
+                block = torch.from_numpy(part.to_ndarray())[:, max(0, start - place) :][:, :left]
+                place, left = place + part.samples, left - block.shape[-1]
+                yield block
+                if not left:
+                    return
+
+    def _frames(self, start):
+        """Frames with their places in samples, from one on that is not after `start`."""
+        place = 0
+        try:
+            with _container(self.path) as container:
+                stream, name = container.streams[self.stream], container.format.name
+                stream.codec_context.options, stream.codec_context.thread_count = _STRICT, 1
+                origin, tick = stream.start_time or 0, float(stream.time_base * self.sample_rate)
+                early = origin + int(start / tick)
+                if start and name not in _FRAMES:
+                    container.seek(early, stream=stream)
+                for packet in _packets(self.path, container):
+                    skipped = start and packet.pts is not None and packet.pts + packet.duration <= early
+                    for frame in [] if skipped or packet.stream is not stream else packet.decode():
+                        told = -1 if frame.pts is None else round((frame.pts - origin) * tick)
+                        if name == "flac" and told != place:
+                            raise ValueError("a frame is missing")
+                        place = told if name in _EXACT else place
+                        yield place, frame
+                        place += frame.samples
+        except (av.FFmpegError, ValueError) as error:
+            what = "is damaged or cut off" if isinstance(error, ValueError) else "cannot be read"
+            seconds = (place + self.delay) / self.sample_rate
+            raise ValueError(f"{self.path}: {what} after {seconds:.1f} s ({_reason(error)})") from None
+
+
+def _packets(path, container):
+    """All packets of a file that libav opened; raises ValueError where one is not whole or missing at the end."""
+    if container.format.name in _FRAMES:
+        yield from containers.whole_frames(path, container.demux())
+        return
+    reached = 0
+    for packet in container.demux():
+        if packet.is_corrupt:
+            raise ValueError("a packet is not whole")
+        reached = max(reached, ((packet.pts or 0) + (packet.duration or 0)) * float(packet.time_base))
+        yield packet
+    if container.format.name not in _UNTOLD and container.duration:
+        whole, begin = container.duration / av.time_base, (container.start_time or 0) / av.time_base
+        if reached - begin < whole - SLACK:
+            raise ValueError(f"{reached - begin:.2f} of {whole:.2f} s are there")
 
 
 def recordings(path: str | os.PathLike) -> list[Recording]:
-    """The audio streams of a file: all of them where the ffmpeg program decodes it, else one; the default one first.
+    """The audio streams of a file: all of them where libav decodes it, else one; the default one first.
 
     Raises:
         FileNotFoundError, ValueError: as `Recording.open` says.
     """
     path = Path(path)
     start = _first_bytes(path)
-    whole, reason = True, "holds several songs, or does not say how long it is"
-    if start[:4] == b"OggS":
-        whole = containers.is_one_ogg(path)
-    elif start[:4] == b"fLaC":
-        whole = containers.is_one_flac(path)
-    elif start[:3] == b"ID3" or start.lstrip(b"\0")[:1] in (b"\xff", b""):
-        whole = containers.is_one_mp3(path)
-    elif start[:4] == b"RIFF" and start[8:12] == b"AVI ":
-        _check_size(path, 8 + int.from_bytes(start[4:8], "little"), path.stat().st_size)
+    simple = start[:4] in _UNCOMPRESSED or (start[:4] == b"OggS" and containers.is_one_ogg(path))
     try:
-        if whole and (recording := _opened(path)):
+        if start[:4] == b"fLaC":
+            with _container(path) as container:
+                simple = containers.is_one_flac(container)
+        if simple and (recording := _opened(path)):
             return [recording]
-    except (soundfile.LibsndfileError, TypeError) as error:  # the latter for a name that means samples without a header
-        reason = _reason(error)
-    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
-        raise ValueError(f"{path}: takes the ffmpeg program, which is not installed ({reason})")
-    return _probed(path)
+        with _container(path) as container:
+            found = _streams(path, container)
+    except av.FFmpegError as error:
+        raise ValueError(f"{path}: cannot be read as audio ({_reason(error)})") from None
+    if not found:
+        raise ValueError(f"{path}: holds no audio")
+    return found
 
 
 def _opened(path: Path) -> Recording | None:
-    """A file that libsndfile decodes, unless it holds MPEG in another container, whose length would be a guess."""
-    with soundfile.SoundFile(path) as file:
-        if sizes := _SIZES.search(file.extra_info):
-            _check_size(path, *map(int, sizes.groups()))
-        if not file.frames and path.stat().st_size > NEAR:
-            raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
-        if file.format != "MP3" and file.subtype.startswith("MPEG"):
-            return None
-        lead = LEAD if file.format == "OGG" else 0
-        return Recording(path, file.samplerate, file.channels, file.frames, lead=lead)
+    """A file that libsndfile decodes; None if it does not, or would guess the length, as that of MPEG in a wav file."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            if sizes := _SIZES.search(file.extra_info):
+                promised, there = map(int, sizes.groups())
+                if promised <= NEAR or (promised + NEAR) % UNKNOWN > 2 * NEAR:
+                    raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
+            if not file.frames and path.stat().st_size > NEAR:
+                raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
+            if not file.subtype.startswith("MPEG"):
+                lead = LEAD if file.format == "OGG" else 0
+                return Recording(path, file.samplerate, file.channels, file.frames, lead=lead)
+    except soundfile.LibsndfileError:
+        return None
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -204,7 +249,7 @@ def _first_bytes(path: Path) -> bytes:
         if not stat.S_ISREG(path.stat().st_mode):
             raise FileNotFoundError
         with path.open("rb") as file:
-            start = file.read(1024)
+            start = file.read(16)
     except UnicodeEncodeError:
         raise ValueError(f"{str(path)!r}: its name is not UTF-8: rename it") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -213,74 +258,32 @@ def _first_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     if not start:
         raise ValueError(f"{path}: is empty")
-    if not _BINARY.search(start):  # the ffmpeg program would open the files that a playlist names
-        raise ValueError(f"{path}: cannot be read as audio: it is text, perhaps a playlist")
     return start
 
 
-def _check_size(path: Path, promised: int, there: int) -> None:
-    piped = promised > NEAR and (promised + NEAR) % UNKNOWN <= 2 * NEAR
-    if there < promised and not piped:
-        raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
+def _container(path: Path) -> av.container.InputContainer:
+    return av.open(f"file:{path.absolute()}", options=_OPTIONS)  # no name is taken for another protocol
 
 
-def _probed(path: Path) -> list[Recording]:
-    """The audio streams of a file that the ffmpeg program decodes, the default one first."""
-    command = [
-        "ffprobe",
-        "-v",
-        "warning",
-        *_FFMPEG_INPUT,
-        "-i",
-        _url(path),
-        "-of",
-        "json",
-        "-show_entries",
-        "stream=index,codec_type,sample_rate,channels,duration,start_time:"
-        "stream_disposition=default,attached_pic:format=duration,format_name",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-    if done.returncode:
-        raise ValueError(f"{path}: cannot be read as audio ({_complaint(done.stderr)})")
-    content = json.loads(done.stdout)
-    streams = [stream for stream in content["streams"] if stream.get("codec_type") in ("audio", "video")]
-    streams = [stream for stream in streams if not stream["disposition"]["attached_pic"]]
-    begin = min((float(stream.get("start_time", 0)) for stream in streams), default=0)
+def _streams(path: Path, container: av.container.InputContainer) -> list[Recording]:
+    """The audio streams that libav decodes, the default one first."""
+    flags = av.stream.Disposition
+    streams = [stream for stream in container.streams if stream.type in ("audio", "video")]
+    streams = [stream for stream in streams if not stream.disposition & flags.attached_pic]
+    starts = {stream: (stream.start_time or 0) * stream.time_base for stream in streams}
+    lead = LEAD if container.format.name in _EXACT else NEVER
     found = []
-    for stream in sorted(streams, key=lambda stream: -stream["disposition"]["default"]):
-        if stream["codec_type"] == "audio" and stream.get("channels"):
-            rate, whole = int(stream["sample_rate"]), content["format"]
-            duration = float(stream.get("duration", whole.get("duration", 0) if len(streams) == 1 else 0))
-            if "Estimating duration" in done.stderr:  # from the first bit rate
-                duration = 0
-            delay = round((float(stream.get("start_time", 0)) - begin) * rate)
-            lead = LEAD if "mp4" in whole["format_name"] and not delay else NEVER  # other times are not exact
-            length = delay + max(0, math.floor((duration - SLACK) * rate))
-            found.append(Recording(path, rate, stream["channels"], length, stream["index"], lead, delay))
-    if not found:
-        raise ValueError(f"{path}: holds no audio")
+    for stream in sorted(streams, key=lambda stream: not stream.disposition & flags.default):
+        if stream.type == "audio" and stream.codec_context and stream.codec_context.channels:
+            rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
+            delay = round((starts[stream] - min(starts.values())) * rate)
+            length = delay + int((stream.duration or 0) * stream.time_base * rate)
+            found.append(Recording(path, rate, channels, length, stream.index, lead, delay))
     return found
 
 
-_SIZES = re.compile(  # what libsndfile says of a file whose header promises more than there is
-    r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
-_BINARY = re.compile(rb"[\0-\x08\x0e-\x1f]")
-_LOST = re.compile("prematurely|partial file|truncated|CRC")  # what the ffmpeg program mentions, and goes on
-_FFMPEG_INPUT = ("-protocol_whitelist", "file")
-
-
-def _url(path: Path) -> str:
-    return f"file:{path.absolute()}"  # so that no name is taken for an option or a protocol
-
-
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).strip().rstrip(".")
-
-
-def _complaint(messages: str) -> str:
-    """The first line of what ffmpeg says, without the address and the file at its beginning."""
-    return re.sub(r"^(\[.*?\]|file:.*:) ", "", (messages.strip().splitlines() or ["for no known reason"])[0])
+    return str(getattr(error, "strerror", error)).rstrip(".")
 
 
 def read(path: str | os.PathLike) -> tuple[Tensor, int]:

@@ -58,7 +58,7 @@ TRAIN = (
 INFER = (
     DEVICE,
     option("--checkpoint_fp --model", MODEL, required=True, **PATHS),
-    option("songs", "or folders: wav, flac, ogg, mp3, and what else the ffmpeg program reads", type=Path, nargs="*"),
+    option("songs", "or folders of them: wav, flac, ogg, mp3, m4a, and most others", type=Path, nargs="*"),
     option("--input", "more songs, or folders of them", type=Path, nargs="+", default=[]),
     option("--out", "folder that gets SONG/SOURCE.wav; what is there is replaced", type=Path, default="separated"),
     option("--sources", "what to estimate of what the models can; none means everything", nargs="+"),
@@ -237,10 +237,10 @@ def infer(args: argparse.Namespace) -> None:
     options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": False if args.fp32 else None}
     songs = find_songs(given, args.out)
     separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
-    inputs = {song.resolve() for song in songs}
+    inputs = {os.path.realpath(song) for song in songs}
     for song, folder in songs.items():
         for target in separator.targets(folder, args.format, args.residual).values():
-            if target.resolve() in inputs:
+            if os.path.realpath(target) in inputs:
                 raise ValueError(f"{song}: its stem {target} would take the place of a song: choose another --out")
     failures = []
     for song, folder in songs.items():

@@ -1,21 +1,18 @@
-"""Whether a compressed audio file is one whole recording, which libsndfile reads to its end.
+"""Whether a compressed audio file is one whole recording.
 
-It would read of joined files the first one only, and of one that was cut off what is left, without a word.
+libsndfile would read of joined files the first one only, and libav what is left of one that was cut off.
 """
 
-import mmap
 import re
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import av
+
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # Ogg's checksums are zlib's with mirrored bits
-_MP3_FRAME = re.compile(rb"\xff[\xe2-\xff]")
 _XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.DOTALL)  # with the number of frames
-_BITRATES = (  # kbit/s: MPEG 2 and 2.5; MPEG 1 layer 2; MPEG 1 layer 3
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-)
+_LARGEST_FRAME = 2**12  # bytes
 
 
 def is_one_ogg(path: Path) -> bool:
@@ -44,55 +41,46 @@ def is_one_ogg(path: Path) -> bool:
     return streams == 1
 
 
-def is_one_flac(path: Path) -> bool:
-    """Whether a FLAC file has no frame after the last one that its header tells of."""
-    place, last = 4, 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        shortest, longest, total = (_number(content[part]) for part in (slice(8, 10), slice(10, 12), slice(18, 26)))
-        while not last and place < len(content):  # blocks of metadata
-            last, place = content[place] & 128, place + 4 + _number(content[place + 1 : place + 4])
-        frame, total = content[place : place + 4], total % 2**36
-        if not total or not 0 < shortest == longest or frame[:2] != b"\xff\xf8":
-            return False
-        # the start of a frame of any size and channels, of the same rate and depth, with the number after the last one
-        rate, depth = (re.escape(bytes(high | low & 15 for high in range(0, 256, 16))) for low in frame[2:])
-        number = re.escape(chr(-(-total // longest)).encode(errors="surrogatepass"))
-        return not re.compile(b"\xff\xf8[%b][%b]%b" % (rate, depth, number)).search(content, place)
-
-
-def _number(big_endian: bytes) -> int:
-    return int.from_bytes(big_endian, "big")
-
-
-def is_one_mp3(path: Path) -> bool:
-    """Whether an MP3 file is one row of as many frames as its first one tells; raises ValueError if it is cut off."""
-    rows, place = [], 0
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        while found := _MP3_FRAME.search(content, place):
-            start, place, count = found.start(), found.start(), 0
-            while size := _mp3_frame(content[place : place + 4]):
-                place, count = place + size, count + 1
-            if count > 3:
-                rows.append((count, content[start : start + 512]))
-            else:  # it was none
-                place = start + 1
-        if place > len(content):
-            raise ValueError(f"{path}: is cut off: its last frame is not whole")
-    if len(rows) != 1 or not (header := _XING.search(rows[0][1])):
+def is_one_flac(file: av.container.InputContainer) -> bool:
+    """Whether a FLAC file tells how long it is, and has no frame after that."""
+    stream = file.streams[0]
+    if not stream.duration:
         return False
-    count, promised = rows[0][0] - 1, _number(header[1])
+    try:
+        file.seek(stream.duration, stream=stream)
+    except av.FFmpegError:  # it has hardly a frame
+        return False
+    return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
+
+
+def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+    """The packets of a file of nothing but frames, such as MP3, without what follows them; raises ValueError where one
+    is damaged, and at the end if there are fewer than a header tells, or if the last one is not whole."""
+    count, promised, first, last, other = 0, 0, 0, None, False
+    for packet in packets:
+        if packet.size and packet.stream.type == "audio":
+            start = memoryview(packet)[0]
+            if last is None:
+                promised, first = _promised(path, packet.pos), start
+            if start != first:  # a tag or zeros, after which nothing may come
+                other = True
+                continue
+            if other:
+                raise ValueError("something else lies between its frames")
+            count, last = count + 1, packet
+        yield packet
     if count + 1 < promised:
-        raise ValueError(f"{path}: is cut off: {count} of {promised} frames are there")
-    return count <= promised
+        raise ValueError(f"{count} of {promised} frames are there")
+    if last:
+        parser = av.CodecContext.create(last.stream.codec_context.name, "r")
+        whole = parser.parse(bytes(last) + bytes(_LARGEST_FRAME))
+        if whole and whole[0].size > last.size:
+            raise ValueError("its last frame is not whole")
 
 
-def _mp3_frame(header: bytes) -> int:
-    """The size of a frame of MPEG audio in bytes, 0 where none starts."""
-    if not _MP3_FRAME.match(header) or len(header) < 4:
-        return 0
-    version, layer = 3 - (header[1] >> 3 & 3), 4 - (header[1] >> 1 & 3)  # version 0: MPEG 1, 1: 2, 3: 2.5
-    bitrate, rate = header[2] >> 4, header[2] >> 2 & 3
-    if version == 2 or layer not in (2, 3) or bitrate in (0, 15) or rate == 3:
-        return 0
-    bits = _BITRATES[0 if version else layer - 1][bitrate - 1] * 1000 * (72 if version and layer == 3 else 144)
-    return bits // ((44_100, 48_000, 32_000)[rate] >> (version + 1) // 2) + (header[2] >> 1 & 1)
+def _promised(path: Path, first: int) -> int:
+    """How many frames the header of an MP3 file tells of that lies before the first one; 0 where there is none."""
+    with path.open("rb") as file:
+        file.seek(max(0, first - _LARGEST_FRAME))
+        header = _XING.search(file.read(min(first, _LARGEST_FRAME)))
+    return int.from_bytes(header[1], "big") if header else 0

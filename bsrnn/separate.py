@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -171,18 +170,6 @@ class Separator:
                 shutil.rmtree(floats)
         return Written(tuple(targets.values()), peak, gain)
 
-    def expected_seconds(self, song: str | os.PathLike) -> float:
-        """About how long separating a file takes, as tried on a second of noise; 0 where its length is not known."""
-        recording, pace = audio.Recording.open(song), 0.0
-        for model in self.models:
-            size, step = _samples(model, self.hop)
-            for seconds in (0.1, 1):  # the first only warms up
-                started = time.perf_counter()
-                with autocast(_device(model), self.bf16):
-                    estimate(model, torch.randn(1, recording.channels, round(seconds * model.config.sample_rate)))
-            pace += (time.perf_counter() - started) * size / step
-        return pace * recording.length / recording.sample_rate
-
     def targets(self, folder: str | os.PathLike, form: str = "wav", residual: bool = False) -> dict[str, Path]:
         """The files that `separate_file` writes: source -> path."""
         if residual and RESIDUAL in self.sources:
@@ -218,7 +205,7 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
 
     Args:
         inputs: files, or folders whose audio files are all meant; hidden ones and, where `out` lies in such a folder,
-            what lies in `out` excepted, and links that lead to themselves.
+            what lies in `out` excepted.
         out: the folder of all stems.
 
     Raises:
@@ -250,12 +237,11 @@ def _audio_files(folder: Path, out: str) -> Iterator[Path]:
     """The audio files in a folder and below, but not in `out`, and the folders that may not be looked into: to tell."""
     locked = []
     for parent, folders, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) != out]
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in (Path(parent, name) for name in names if not name.startswith(".")):
-            # a link that leads to itself is nowhere
-            if file.suffix.lower() in audio.SUFFIXES and not os.path.islink(os.path.realpath(file)):
-                yield file
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) != out]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in audio.SUFFIXES:
+                yield Path(parent, name)
     yield from locked
 
 

@@ -470,8 +470,9 @@ def test_formats_are_read_at_random(tmp_path, suffix, frames_read):
     for start, frames in ((0, 100), (12_345, 3_000), (track.length - 7, 7)):
         part = track.read("drums", start, frames)
         torch.testing.assert_close(part, whole[:, start : start + frames], rtol=0, atol=1e-6)
-    lead = audio.LEAD if suffix == ".ogg" else 0
-    assert all(asked <= lead + frames for asked, frames in zip(frames_read, (100, 3_000, 7), strict=True))
+    if suffix != ".mp3":  # which libsndfile does not read
+        lead = audio.LEAD if suffix == ".ogg" else 0
+        assert all(asked <= lead + frames for asked, frames in zip(frames_read, (100, 3_000, 7), strict=True))
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3"])

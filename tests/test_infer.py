@@ -78,7 +78,7 @@ BAD = {
     "header.wav": (lambda file: file.write_bytes(b"RIFF\x24\0\0\0WAVE"), "cannot be read as audio"),
     "cut off.wav": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
     "cut off.flac": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "cut off"),
-    "cut off.mp3": (lambda file: (soundfile.write(file, noise(9 * RATE), RATE), cut_off(file)), "is cut off"),
+    "cut off.mp3": (lambda file: (soundfile.write(file, noise(9 * RATE), RATE), cut_off(file)), "cut off"),
     "nan.wav": (
         lambda file: soundfile.write(file, edit(noise(), 4_000, np.nan), RATE, subtype="FLOAT"),
         "not finite (NaN or infinity), the first at 0.500 s",
@@ -103,16 +103,8 @@ def test_bad_songs_are_one_line_and_leave_nothing(infer, tmp_path, name):
     code, out, err = infer(tmp_path / name)
     assert code == cli.EXIT_USER_ERROR
     assert out == []
-    err = [line for line in err if "Xing" not in line]  # libmpg123's own
     assert len(err) == 1 and err[0].startswith(f"bsrnn infer: {tmp_path / name}: ") and message in err[0]
     assert written(tmp_path) == before and not (tmp_path / "out").exists()
-
-
-def test_without_ffmpeg_it_says_so(infer, tmp_path, monkeypatch):
-    (tmp_path / "song.m4a").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(99))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    _, _, err = infer(tmp_path / "song.m4a")
-    assert len(err) == 1 and "takes the ffmpeg program, which is not installed" in err[0]
 
 
 @FFMPEG
@@ -130,15 +122,6 @@ def test_damage_that_ffmpeg_finds(infer, tmp_path):
         assert code == cli.EXIT_USER_ERROR
         assert len(err) == 1 and message in err[0]
     assert not (tmp_path / "out").exists()
-
-
-@FFMPEG
-def test_joined_songs_are_separated_whole(infer, tmp_path):
-    for number in range(2):
-        soundfile.write(tmp_path / f"{number}.ogg", noise(RATE), RATE)
-    (tmp_path / "joined.ogg").write_bytes((tmp_path / "0.ogg").read_bytes() + (tmp_path / "1.ogg").read_bytes())
-    code, out, err = infer(tmp_path / "joined.ogg")
-    assert (code, err) == (0, []) and abs(soundfile.info(out[0]).frames - 2 * RATE) < 500
 
 
 # what can
@@ -207,6 +190,7 @@ def test_a_bad_song_does_not_stop_the_others(infer, tmp_path):
     assert len(out) == 4
     assert [line.removeprefix("bsrnn infer: ").split(": ")[0] for line in err] == [
         str(tmp_path / "songs" / "a.wav"),
+        str(tmp_path / "songs" / "circle.wav"),
         str(tmp_path / "songs" / "nowhere.wav"),
     ]
 
@@ -284,15 +268,17 @@ def test_formats_that_do_not_hold_the_song(infer, tmp_path, name, samples, rate,
     assert not (tmp_path / "out").exists()
 
 
-def test_stems_are_not_written_over_their_song(infer, tmp_path):
-    (tmp_path / "out" / "bass").mkdir(parents=True)
-    song = tmp_path / "out" / "bass" / "bass.wav"
-    soundfile.write(song, tone(), RATE)
-    before = song.read_bytes()
-    code, _, err = infer(song)
+@pytest.mark.parametrize("names", [["out/bass/bass.wav"], ["a.wav", "out/a/bass.wav"]])
+def test_stems_are_not_written_over_songs(infer, tmp_path, names):
+    songs = [tmp_path / name for name in names]
+    songs[-1].parent.mkdir(parents=True)
+    for song in songs:
+        soundfile.write(song, tone(), RATE)
+    before = songs[-1].read_bytes()
+    code, _, err = infer(*songs)
     assert code == cli.EXIT_USER_ERROR
     assert len(err) == 1 and "would take the place of a song" in err[0]
-    assert song.read_bytes() == before and written(tmp_path / "out") == ["bass/bass.wav"]
+    assert songs[-1].read_bytes() == before and len(written(tmp_path / "out")) == 1
 
 
 def test_signals_mean_what_they_meant_afterwards(infer, tmp_path):
@@ -300,18 +286,6 @@ def test_signals_mean_what_they_meant_afterwards(infer, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     infer(tmp_path / "a.wav")
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_stems_are_not_written_over_another_song(infer, tmp_path):
-    (tmp_path / "out" / "a").mkdir(parents=True)
-    songs = tmp_path / "a.wav", tmp_path / "out" / "a" / "bass.wav"
-    for song in songs:
-        soundfile.write(song, tone(), RATE)
-    before = songs[1].read_bytes()
-    code, _, err = infer(*songs)
-    assert code == cli.EXIT_USER_ERROR
-    assert len(err) == 1 and "would take the place of a song" in err[0]
-    assert songs[1].read_bytes() == before
 
 
 def test_a_folder_in_a_stems_place(infer, tmp_path):
@@ -379,9 +353,7 @@ def test_folders_that_may_not_be_entered(tiny, capsys, mode, named, reason):
         (folder / "out").chmod(0o777)
         (folder / "songs/locked").chmod(mode)
         with unprivileged():
-            code = cli.main(
-                ["infer", "--checkpoint_fp", f"{folder}/model", "--out", f"{folder}/out", "--input", f"{folder}/songs"]
-            )
+            code = cli.main(f"infer {folder}/songs --checkpoint_fp {folder}/model --out {folder}/out".split())
         (folder / "songs/locked").chmod(0o755)
         err = capsys.readouterr().err.splitlines()
         assert code == cli.EXIT_USER_ERROR
@@ -406,17 +378,7 @@ def test_permissions(tiny, capsys, spoiled, mode, message):
         for path, bits in ((folder, 0o755), (folder / "out", 0o777), (folder / spoiled, mode)):
             path.chmod(bits)
         with unprivileged():
-            code = cli.main(
-                [
-                    "infer",
-                    "--checkpoint_fp",
-                    f"{folder}/model",
-                    "--input",
-                    f"{folder}/song.wav",
-                    "--out",
-                    f"{folder}/out",
-                ]
-            )
+            code = cli.main(f"infer {folder}/song.wav --checkpoint_fp {folder}/model --out {folder}/out".split())
         err = capsys.readouterr().err.splitlines()
         assert code == cli.EXIT_USER_ERROR
         assert len(err) == 1 and message in err[0]
@@ -450,21 +412,8 @@ sys.exit(main(sys.argv[2:]))
 )
 def test_a_full_disk(model, tmp_path, form, room):
     soundfile.write(tmp_path / "a.wav", noise(40_000), RATE)
-    command = [
-        sys.executable,
-        "-c",
-        RUN,
-        str(room),
-        "infer",
-        "--checkpoint_fp",
-        model,
-        "--input",
-        tmp_path / "a.wav",
-        "--out",
-        tmp_path / "out",
-        "--format",
-        form,
-    ]
+    arguments = f"infer {tmp_path}/a.wav --checkpoint_fp {model} --out {tmp_path}/out --format {form}".split()
+    command = [sys.executable, "-c", RUN, str(room), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == cli.EXIT_USER_ERROR
     assert done.stderr.count("\n") == 1 and "cannot be written: no space left" in done.stderr
@@ -530,20 +479,8 @@ def test_other_errors_are_not_hidden(infer, tmp_path, monkeypatch):
 def test_interrupted(tiny, tmp_path, number, code, message):
     checkpoint.save(tiny(("bass",), sample_rate=RATE, feature_dim=64, hidden_dim=64), tmp_path / "model")
     soundfile.write(tmp_path / "a.wav", noise(600 * RATE, 1), RATE)
-    command = [
-        sys.executable,
-        "-m",
-        "bsrnn.cli",
-        "infer",
-        "--checkpoint_fp",
-        tmp_path / "model",
-        "--input",
-        tmp_path / "a.wav",
-        "--out",
-        tmp_path / "out",
-        "--hop",
-        "0.02",
-    ]
+    arguments = f"infer {tmp_path}/a.wav --checkpoint_fp {tmp_path}/model --out {tmp_path}/out --hop 0.02".split()
+    command = [sys.executable, "-m", "bsrnn.cli", *arguments]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where a job in the background is to ignore it
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 60
