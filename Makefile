@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 STRIP = nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 LAB_SETTINGS = {"@jupyterlab/docmanager-extension:plugin": {"autosave": false}, "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
 
-.PHONY: install reproduce publish open-set test lab figures benchmark notebooks lock clean help
+.PHONY: install reproduce publish open-set test test-slurm lab figures benchmark notebooks lock clean help
 
 help:
 	@echo 'make install                                           the environment in .venv, which the others make as well'
@@ -24,6 +24,7 @@ help:
 	@echo 'make open-set                                          the songs of the open profile, rendered and sung to runs/open-set'
 	@echo 'make figures   [PROFILE=demo]                          the figures and tables again, from the scores in results/'
 	@echo 'make test                                              all tests, the notebooks among them'
+	@echo 'make test-slurm                                        a study on SLURM, which is started for that: minutes'
 	@echo 'make benchmark                                         speed and memory, beside a plain version of the model'
 	@echo 'make lab                                               JupyterLab'
 	@echo 'make notebooks                                         execute the notebooks in place, as they are committed'
@@ -67,6 +68,11 @@ figures: .venv/ready
 
 test: .venv/ready
 	pytest
+
+# Debian packages it wants: slurm-wlm munge
+test-slurm: .venv/ready
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --constraint requirements.lock snakemake-executor-plugin-slurm==2.8.0
+	tests/slurm.sh
 
 benchmark: .venv/ready
 	for script in benchmark hop memory loader metrics; do python benchmarks/$$script.py || exit 1; done

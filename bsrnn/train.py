@@ -245,6 +245,7 @@ def _quiet() -> Iterator[None]:
     hints = (
         "does not have many workers|LeafSpec|Checkpoint directory|isinstance.treespec|recommended to use `self.log"
         "|smaller than the logging interval|in eval mode at the start of training|trainer` reference is not registered"
+        "|.srun. command is available"
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", f".*({hints})")

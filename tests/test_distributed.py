@@ -3,12 +3,15 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pandas as pd
 import pytest
+import safetensors.torch
+import torch
 from conftest import MODEL_OPTIONS
 
 from bsrnn.train import last_checkpoint
@@ -96,6 +99,50 @@ def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, ep
     assert left_by(tmp_path, "killed") == left_by(tmp_path, "straight")
 
 
+def children(process):
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_two_machines_of_which_one_is_killed_train_as_one(command, tmp_path):
+    options = ("--max_epochs", 3, "--epoch_size", 200)
+    run(command("one", "--batch_size", 4, *options))
+    with socket.create_server(("localhost", 0)) as free:
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    launcher = [
+        *TORCHRUN[:2],
+        "--nnodes",
+        "2",
+        "--rdzv_backend",
+        "c10d",
+        "--rdzv_endpoint",
+        endpoint,
+        TORCHRUN[-1],
+        "1",
+    ]
+
+    def start():
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        two = command("two", "--batch_size", 2, *options, launcher=launcher)
+        return [subprocess.Popen(two, **quiet) for _ in range(2)]
+
+    machines = start()
+    history = tmp_path / "root" / "runs" / "two" / "history.csv"
+    while not history.is_file():
+        time.sleep(0.02)
+        assert [machine.poll() for machine in machines] == [None, None]
+    for pid in (machines[1].pid, *children(machines[1])):
+        os.kill(pid, signal.SIGKILL)
+    assert machines[0].wait(100) > 0
+    machines[1].wait()
+    assert not history.with_name("record.json").is_file()
+    assert [machine.wait(200) for machine in start()] == [0, 0]
+    one, two = (pd.read_csv(history.parents[1] / name / "history.csv") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-3)
+    one, two = (safetensors.torch.load(left_by(tmp_path, name)[0]) for name in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-3)
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(command, tmp_path):
     options = ("--batch_size", 1, "--max_epochs", 2, "--epoch_size", 200)
     run(command("straight", *options))
@@ -140,8 +187,11 @@ def test_variables_of_another_launcher_are_one_line(command):
 
 
 def test_a_scheduler_that_starts_several_trainings_is_not_taken_for_one(command, tmp_path):
-    slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_JOB_NAME": "job"}
-    run(command("run", "--batch_size", 2, "--max_epochs", 1, "--epoch_size", 4), env=os.environ | slurm)
+    (tmp_path / "srun").touch(0o755)  # which Lightning would have us use
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    slurm = {"PATH": path, "SLURM_NTASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_JOB_NAME": "job"}
+    done = run(command("run", "--batch_size", 2, "--max_epochs", 1, "--epoch_size", 4), env=os.environ | slurm)
+    assert "srun" not in done.stderr
     assert list((tmp_path / "root" / "runs" / "run" / "tensorboard").iterdir())
 
 
@@ -152,14 +202,13 @@ def test_a_reader_that_is_killed_is_one_line(command, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    children = []
-    while not children:
+    readers = []
+    while not readers:
         time.sleep(0.1)
         assert process.poll() is None
-        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        children = [pid for pid in found if (tmp_path / "root/runs/run/tensorboard").is_dir()]
+        readers = children(process) if (tmp_path / "root/runs/run/tensorboard").is_dir() else []
     time.sleep(1)
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(readers[-1], signal.SIGKILL)
     _, error = process.communicate(timeout=100)
     assert process.returncode == 2
     assert error.splitlines()[-1].startswith("bsrnn train: a process that reads data beside the training has ended")

@@ -1,5 +1,6 @@
 import colorsys
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -443,3 +444,11 @@ def test_seams_are_a_peak_in_the_middle():
     np.testing.assert_allclose(curves["flat (40 borders)"][:, 1], flat.mean(0))
     bands = [each for each in ax.collections if isinstance(each, PolyCollection)]
     assert len(bands) == 2
+
+
+@pytest.mark.parametrize("pattern", ["01_*.png", "07_*.png"])
+def test_what_no_profile_decides_is_published_alike(pattern):
+    folders = (Path(__file__).resolve().parents[1] / "figures").iterdir()
+    published = [{file.name: file.read_bytes() for file in folder.glob(pattern)} for folder in folders]
+    one, *others = filter(None, published)  # a study that is planned has none
+    assert all(other == one for other in others)

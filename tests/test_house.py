@@ -96,3 +96,9 @@ def test_dependencies_are_what_the_package_imports():
     packages = {found.split(".")[0] for tree in modules("bsrnn").values() for found in imported(tree)}
     names = {"pyyaml": "yaml"}
     assert {names.get(name, name) for name in listed} == packages - sys.stdlib_module_names - {"bsrnn"} | {"musdb"}
+
+
+def test_torch_and_torchaudio_are_of_one_release():
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    torch, torchaudio = (line for line in dependencies if line.startswith("torch"))
+    assert torchaudio == torch.replace("torch", "torchaudio") and "<" in torch
