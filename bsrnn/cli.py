@@ -192,8 +192,9 @@ def _cleaning_up() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items() if not told else ():  # once told, the process is about to end
-            signal.signal(number, handler)
+        for number, handler in before.items():
+            if not told and signal.getsignal(number) is end:  # once told, here or within, the process is about to end
+                signal.signal(number, handler)
 
 
 # Commands import what they need: --help should not wait for torch.
