@@ -115,11 +115,8 @@ def score(
     table = ScoreTable(settings, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
 
-    def json_file(estimator: Estimator, track: Track) -> Path:
-        return Path(museval_folder or "", estimator.name, split, f"{track.name}.json")
-
     def is_done(estimator: Estimator, track: Track) -> bool:
-        kept = [json_file(estimator, track)] if museval_folder else []
+        kept = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
         if audio_folder and estimator.is_model:
             kept += [audio_folder / estimator.name / track.name / f"{source}.wav" for source in estimator.sources]
         return table.holds(estimator.name, track.name, metrics) and all(file.is_file() for file in kept)
@@ -137,7 +134,8 @@ def score(
                 values |= dict(zip(BSSEVAL, median(ratios), strict=True))
             if museval_folder:
                 frames = csdr_frames(references, estimates, track.sample_rate)
-                _write_museval(json_file(estimator, track), track, estimator.sources, frames, ratios)
+                file = museval_folder / estimator.name / split / f"{track.name}.json"
+                _write_museval(file, track, estimator.sources, frames, ratios)
             keys = {"run": estimator.name, "split": split, "track": track.name}
             table.add(
                 [
@@ -377,18 +375,14 @@ def baselines(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Es
     Config(sources, sample_rate=sample_rate, n_fft=n_fft)  # refuses what no model can have
     settings = {"sample_rate": sample_rate, "n_fft": n_fft}
     tiny = torch.finfo(torch.float).tiny
-
-    def ratio(mixture, stems):
-        return mixture * stems.abs() / stems.abs().sum(0).clamp_min(tiny)
-
-    def limit(mixture, stems):
-        return stems.where(mixture != 0, 0)  # stems / mixture * mixture
-
+    masks = {
+        "IRM": lambda mixture, stems: mixture * stems.abs() / stems.abs().sum(0).clamp_min(tiny),
+        "STFT": lambda mixture, stems: stems.where(mixture != 0, 0),  # stems / mixture * mixture
+    }
     return [
         Estimator("mixture", sources, lambda _, song: song["mixture"].expand(len(sources), -1, -1)),
         Estimator("silence", sources, lambda _, song: torch.zeros(len(sources), *song["mixture"].shape)),
-        Estimator("IRM", sources, partial(_masked, ratio, **settings), settings),
-        Estimator("STFT", sources, partial(_masked, limit, **settings), settings),
+        *(Estimator(name, sources, partial(_masked, mask, **settings), settings) for name, mask in masks.items()),
     ]
 
 

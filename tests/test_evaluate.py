@@ -294,17 +294,8 @@ def test_a_killed_process_goes_on(tiny, songs, tmp_path, monkeypatch):
     from bsrnn import cli, separate
 
     checkpoint.save(tiny(["bass", "drums"], sample_rate=8_000), tmp_path / "net")
-    arguments = [
-        "evaluate",
-        "--checkpoint_fp",
-        tmp_path / "net",
-        "--musdbhq_location",
-        songs,
-        "--save-audio",
-        tmp_path / "audio",
-        "--out",
-    ]
-    arguments = [str(argument) for argument in arguments]
+    songs_and_model = ["--checkpoint_fp", tmp_path / "net", "--musdbhq_location", songs]
+    arguments = ["evaluate", *map(str, [*songs_and_model, "--save-audio", tmp_path / "audio", "--out"])]
     done = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(tmp_path / "killed.csv")])
     assert done.returncode == -signal.SIGKILL
     assert set(read_scores(tmp_path / "killed.csv").query("run == 'net'")["track"]) == {"song 0"}
