@@ -21,10 +21,11 @@ def torch_device(name: str) -> torch.device:
         ValueError: it is not available.
     """
     # counted, not tried: under torchrun every process would take memory of the first GPU
-    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cards = ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []
     if name == "auto":
         name = "cuda" if cards else "cpu"
-    if name not in ("cpu", "cpu:0", *cards, *["cuda"][: len(cards)]):
+    if name not in ("cpu", "cpu:0", *cards):
         raise ValueError(f"device {name!r} is not available here: choose auto or cpu")
     return torch.device(name)
 

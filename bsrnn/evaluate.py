@@ -204,27 +204,38 @@ class ScoreTable:
         self.settings, self.file = dict(settings), file
         self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
         self.added: dict[tuple[str, str], list[dict]] = {}
-        self.parts = self._read()[1]
+        self.parts: dict[tuple[str, str], list[dict]] = {}
+        if file:
+            self._read(file)  # refuses before anything is written
+            with files.written_together(file.parent):  # and so does this, where nothing can be
+                pass
+            self._write(file)
 
-    def _read(self) -> tuple[dict, dict[tuple[str, str], list[dict]]]:
+    def _read(self, file: Path) -> tuple[dict, dict[tuple[str, str], list[dict]]]:
         """The settings and the rows that the file holds."""
-        if not (self.file and self.file.exists()):
+        if not file.exists():
             return {}, {}
-        if self.file.is_dir():
-            raise IsADirectoryError(f"{self.file} is a folder, not a file")
-        note = self.file.with_suffix(NOTE)
+        if file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder, not a file")
+        note = file.with_suffix(NOTE)
         try:
             known, parts = json.loads(note.read_text()), defaultdict(list)
-            for row in read_rows(self.file):
+            for row in read_rows(file):
                 parts[row["run"], row["track"]].append(row)
         except (OSError, ValueError, KeyError):
-            wrong = f"{self.file} is there, but not as a table of scores with {note.name} beside it"
+            wrong = f"{file} is there, but not as a table of scores with {note.name} beside it"
             raise ValueError(f"{wrong}: remove it or choose another file") from None
         for run in self.settings.keys() & known.keys():
-            files.check_same(
-                known[run], self.settings[run], f"{self.file} holds scores of {run}", "choose another file"
-            )
+            files.check_same(known[run], self.settings[run], f"{file} holds scores of {run}", "choose another file")
         return known, dict(parts)
+
+    def _write(self, file: Path) -> None:
+        """Write the rows that were added to those that the file holds by now."""
+        with FileLock(file.with_name(f".{file.name}.lock")):
+            known, self.parts = self._read(file)
+            files.save_json(file.with_suffix(NOTE), known | self.settings)
+            if self.added:
+                files.save_rows(file, self.rows())
 
     def holds(self, run: str, track: str, metrics: Sequence[str]) -> bool:
         """Whether a song has all of these metrics."""
@@ -234,10 +245,7 @@ class ScoreTable:
         """Take the rows of one run and track in place of those it has."""
         self.added[rows[0]["run"], rows[0]["track"]] = rows
         if self.file:
-            with FileLock(self.file.with_name(f".{self.file.name}.lock")):
-                known, self.parts = self._read()
-                files.save_json(self.file.with_suffix(NOTE), known | self.settings)
-                files.save_rows(self.file, self.rows())
+            self._write(self.file)
 
     def rows(self) -> list[dict]:
         """All rows: those of other runs, then in the order of runs and tracks."""
