@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from bsrnn.config import CONFIGS, FORMATS, LOUDNESS, MOST_SEED, SPLITS, Config, TrainingConfig, describe, named_config
 
 EXIT_USER_ERROR = 2
+GRACE = 5  # seconds
 
 
 def option(names: str, text: str, **settings) -> tuple[list[str], dict]:
@@ -129,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.seed == -1:
             args.seed = random.randrange(MOST_SEED)
             print(f"seed {args.seed}")
-        with _told_out_of_memory():
+        with _cleaning_up(), _told_out_of_memory():
             args.run(args)
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"bsrnn {args.command}: {error}", file=sys.stderr)
@@ -156,14 +158,28 @@ def _told_out_of_memory(what: str = "") -> Iterator[None]:
 
 @contextmanager
 def _cleaning_up() -> Iterator[None]:
-    """Let a signal to end raise, so that nothing half written stays; by default it would end Python at once."""
-    numbers = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in numbers}
+    """Let a signal to end raise, so that nothing half written stays; by default it would end Python at once. Those that
+    follow within `GRACE` change nothing, as cleaning up may take a while; a later one ends the process as it is."""
+    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+    # but for those that nohup and the like leave out
+    before = {number: handler for number in numbers if (handler := signal.getsignal(number)) != signal.SIG_IGN}
+    told = []  # when
+
+    def end(number, _):
+        told.append(time.monotonic())
+        if len(told) == 1:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        if told[-1] - told[0] > GRACE:
+            os._exit(128 + number)
+
+    for number in before:
+        signal.signal(number, end)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not told and signal.getsignal(number) is end:  # once told, here or within, the process is about to end
+                signal.signal(number, handler)
 
 
 # Commands import what they need: --help should not wait for torch.

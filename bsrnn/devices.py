@@ -20,17 +20,14 @@ def torch_device(name: str) -> torch.device:
     Raises:
         ValueError: it is not available.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
     # counted, not tried: under torchrun every process would take memory of the first GPU
-    there = {"cpu": 1, "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0}
-    if device is None or not 0 <= (device.index or 0) < there.get(device.type, 0):  # cuda:159 comes as -97
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cards = ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []
+    if name == "auto":
+        name = "cuda" if cards else "cpu"
+    if name not in ("cpu", "cpu:0", *cards):
         raise ValueError(f"device {name!r} is not available here: choose auto or cpu")
-    return device
+    return torch.device(name)
 
 
 def short_of_memory(error: MemoryError | RuntimeError) -> str | None:

@@ -15,20 +15,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
 from bsrnn import audio, checkpoint, files
 from bsrnn.config import Config
-from bsrnn.data import Track, check_sources, open_stems
-from bsrnn.metrics import csdr_frames, median, si_sdr, silent, usdr
+from bsrnn.data import Track, check_sources, open_stems, report
+from bsrnn.metrics import csdr, csdr_frames, median, si_sdr, silent, usdr
 from bsrnn.model import BSRNN
 from bsrnn.separate import Separator
 from bsrnn.spectral import istft, stft
 
 COLUMNS = ("run", "split", "track", "source", "metric", "value")  # of a row of scores
 METRICS = ("uSDR", "cSDR", "SI-SDR")
+MODEL_PARTS = ("model", checkpoint.WEIGHTS, checkpoint.CONFIG, "last.ckpt")  # of a run, which a model is named after
 BSSEVAL = ("ISR", "SIR", "SAR")  # beside SDR
+NOTE = ".settings.json"  # beside a table
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Estimator:
     name: str
     sources: tuple[str, ...]
     estimate: Callable[[Track, Mapping[str, Tensor]], Tensor]  # a song's "mixture" and sources, (C, L), to (S, C, L)
-    settings: Mapping[str, object] = field(default_factory=dict)  # what its scores depend on, beside the songs
+    settings: dict[str, object] = field(default_factory=dict)  # what its scores depend on, beside the songs
     is_model: bool = False  # whose audio may be kept
 
 
@@ -52,9 +55,8 @@ def measure(references: Tensor, estimates: Tensor, sample_rate: int) -> dict[str
     Returns:
         each of `METRICS` to (S,) in dB; NaN where the source is silent.
     """
-    frames = csdr_frames(references, estimates, sample_rate)
-    values = (usdr(references, estimates), median(frames), si_sdr(references, estimates))
-    return dict(zip(METRICS, values, strict=True))
+    pair = (references, estimates)
+    return dict(zip(METRICS, (usdr(*pair), csdr(*pair, sample_rate), si_sdr(*pair)), strict=True))
 
 
 def evaluate(model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "") -> list[dict]:
@@ -109,7 +111,7 @@ def score(
     if (with_bsseval or museval_folder) and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise ValueError("museval takes the ffmpeg program, which is not installed")
     common = {"data": data, "split": split, "code": version("bsrnn")}
-    settings = {estimator.name: common | dict(estimator.settings) for estimator in estimators}
+    settings = {estimator.name: common | estimator.settings for estimator in estimators}
     table = ScoreTable(settings, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
 
@@ -175,20 +177,19 @@ def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> T
 def means(rows: Sequence[Mapping]) -> str:
     """Means over tracks, NaN left out, as a table in text: a line per run and source, a column per metric in dB."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    values = defaultdict(list)
+    values = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        values[row["run"], row["source"], row["metric"]].append(row["value"])
+        values[row["run"], row["source"]][row["metric"]].append(row["value"])
     lines = [["run", "source", *metrics]]
-    for run, source in dict.fromkeys((row["run"], row["source"]) for row in rows):
-        known = (torch.tensor(values[run, source, metric]).nanmean() for metric in metrics)
-        lines.append([run, source, *(f"{value:.2f}" for value in known)])
+    for key, known in values.items():
+        lines.append([*key, *(f"{torch.tensor(known[metric]).nanmean():.2f}" for metric in metrics)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(" ".join(map(str.rjust, line, widths)) for line in lines)
 
 
 class ScoreTable:
     """Rows of scores by run and track. With a file, they are those of the file as well, which is written whole each
-    time, and a .settings.json beside it says what they depend on.
+    time, and a .settings.json beside it says what they depend on. Several processes may add to a file at once.
 
     Args:
         settings: what the scores of each run depend on.
@@ -200,27 +201,41 @@ class ScoreTable:
     """
 
     def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
-        self.file = file
-        self.parts: dict[tuple[str, str], list[dict]] = {}
+        self.settings, self.file = dict(settings), file
         self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
-        if file is None:
-            return
+        self.added: dict[tuple[str, str], list[dict]] = {}
+        self.parts: dict[tuple[str, str], list[dict]] = {}
+        if file:
+            self._read(file)  # refuses before anything is written
+            with files.written_together(file.parent):  # and so does this, where nothing can be
+                pass
+            self._write(file)
+
+    def _read(self, file: Path) -> tuple[dict, dict[tuple[str, str], list[dict]]]:
+        """The settings and the rows that the file holds."""
+        if not file.exists():
+            return {}, {}
         if file.is_dir():
             raise IsADirectoryError(f"{file} is a folder, not a file")
-        note, before = file.with_suffix(".settings.json"), {}
-        if file.exists():
-            try:
-                before = json.loads(note.read_text())
-                for row in read_rows(file):
-                    self.parts.setdefault((row["run"], row["track"]), []).append(row)
-            except (OSError, ValueError, KeyError):
-                raise ValueError(
-                    f"{file} is there, but not as a table of scores with {note.name} beside it: remove it "
-                    "or choose another file"
-                ) from None
-        for run in settings.keys() & before.keys():
-            files.check_same(before[run], settings[run], f"{file} holds scores of {run}", "choose another file")
-        files.save_json(note, before | dict(settings))
+        note = file.with_suffix(NOTE)
+        try:
+            known, parts = json.loads(note.read_text()), defaultdict(list)
+            for row in read_rows(file):
+                parts[row["run"], row["track"]].append(row)
+        except (OSError, ValueError, KeyError):
+            wrong = f"{file} is there, but not as a table of scores with {note.name} beside it"
+            raise ValueError(f"{wrong}: remove it or choose another file") from None
+        for run in self.settings.keys() & known.keys():
+            files.check_same(known[run], self.settings[run], f"{file} holds scores of {run}", "choose another file")
+        return known, dict(parts)
+
+    def _write(self, file: Path) -> None:
+        """Write the rows that were added to those that the file holds by now."""
+        with FileLock(file.with_name(f".{file.name}.lock")):
+            known, self.parts = self._read(file)
+            files.save_json(file.with_suffix(NOTE), known | self.settings)
+            if self.added:
+                files.save_rows(file, self.rows())
 
     def holds(self, run: str, track: str, metrics: Sequence[str]) -> bool:
         """Whether a song has all of these metrics."""
@@ -228,14 +243,14 @@ class ScoreTable:
 
     def add(self, rows: list[dict]) -> None:
         """Take the rows of one run and track in place of those it has."""
-        self.parts[rows[0]["run"], rows[0]["track"]] = rows
+        self.added[rows[0]["run"], rows[0]["track"]] = rows
         if self.file:
-            files.save_rows(self.file, self.rows())
+            self._write(self.file)
 
     def rows(self) -> list[dict]:
         """All rows: those of other runs, then in the order of runs and tracks."""
-        keys = sorted(self.parts, key=lambda key: self.ranks.get(key, -1))
-        return [row for key in keys for row in self.parts[key]]
+        parts = self.parts | self.added
+        return [row for key in sorted(parts, key=lambda key: self.ranks.get(key, -1)) for row in parts[key]]
 
 
 def read_rows(file: Path) -> list[dict]:
@@ -274,19 +289,17 @@ def find_estimators(
     """
     found, configs = [], []
     for path in checkpoints:
-        separator, place = Separator.from_pretrained(path, **options), Path(os.path.abspath(path))
-        while place.name in ("model", checkpoint.WEIGHTS, checkpoint.CONFIG, "last.ckpt"):
-            place = place.parent
-        found.append(_of_separator(separator, place.name))
+        separator = Separator.from_pretrained(path, **options)
+        folders_above = (part for part in reversed(Path(os.path.abspath(path)).parts) if part not in MODEL_PARTS)
+        found.append(_of_separator(separator, next(folders_above)))
         configs += [model.config for model in separator.models]
     found += [of_folder(folder, tracks) for folder in folders]
-    oracles: dict = {"sample_rate": sample_rate, "n_fft": n_fft}
-    for name, default in (("sample_rate", 44_100), ("n_fft", 2048)):
+    oracles = {}
+    for name, given, default in (("sample_rate", sample_rate, 44_100), ("n_fft", n_fft, 2048)):
         values = {getattr(config, name) for config in configs} or {default}
-        if oracles[name] is None and len(values) > 1:
+        if given is None and len(values) > 1:
             raise ValueError(f"the models differ in {name}: give the oracles' --{name}")
-        if oracles[name] is None:
-            oracles[name] = values.pop()
+        oracles[name] = values.pop() if given is None else given
     found += baselines(tracks[0].sources, **oracles)
     names = [estimator.name for estimator in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -333,8 +346,7 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
                 problems += _mismatches(estimate, track)
             else:
                 problems.append(f"{folder / track.name}: has no estimate of {source}")
-    if problems:
-        raise ValueError("\n".join(problems))
+    report(problems)
 
     def read(track: Track, _: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([found[track][source.lower()].read() for source in names])
@@ -344,18 +356,17 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     return Estimator(folder.absolute().name, tuple(names), read, {"files": states})
 
 
-def _mismatches(estimate: audio.Recording, track: Track) -> list[str]:
-    file, rate = estimate.path, estimate.sample_rate
-    if rate != track.sample_rate:
-        return [f"{file}: has a sample rate of {rate} Hz, not {track.sample_rate} as its song: resample it"]
-    problems, excess = [], estimate.length - track.length
+def _mismatches(estimate: audio.Recording, track: Track) -> Iterator[str]:
+    """What keeps an estimate from being scored, a line each."""
+    file, rate, excess = estimate.path, estimate.sample_rate, estimate.length - track.length
     if estimate.channels != track.channels:
-        problems.append(f"{file}: has {estimate.channels} channels, its song {track.channels}: convert it")
-    if excess:
+        yield f"{file}: has {estimate.channels} channels, its song {track.channels}: convert it"
+    if rate != track.sample_rate:  # and so another length
+        yield f"{file}: has a sample rate of {rate} Hz, not {track.sample_rate} as its song: resample it"
+    elif excess:
         what, cure = ("longer", "cut") if excess > 0 else ("shorter", "pad")
         count = f"{abs(excess)} sample{'s' * (abs(excess) > 1)}"
-        problems.append(f"{file}: is {count} {what} than its song: see that both start together, then {cure} its end")
-    return problems
+        yield f"{file}: is {count} {what} than its song: see that both start together, then {cure} its end"
 
 
 def baselines(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Estimator]:
@@ -371,21 +382,16 @@ def baselines(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Es
     """
     Config(sources, sample_rate=sample_rate, n_fft=n_fft)  # refuses what no model can have
     settings = {"sample_rate": sample_rate, "n_fft": n_fft}
+    tiny = torch.finfo(torch.float).tiny
+    masks = {
+        "IRM": lambda mixture, stems: mixture * stems.abs() / stems.abs().sum(0).clamp_min(tiny),
+        "STFT": lambda mixture, stems: stems.where(mixture != 0, 0),  # stems / mixture * mixture
+    }
     return [
         Estimator("mixture", sources, lambda _, song: song["mixture"].expand(len(sources), -1, -1)),
         Estimator("silence", sources, lambda _, song: torch.zeros(len(sources), *song["mixture"].shape)),
-        Estimator("IRM", sources, partial(_masked, _ratio_mask, **settings), settings),
-        Estimator("STFT", sources, partial(_masked, _complex_mask, **settings), settings),
+        *(Estimator(name, sources, partial(_masked, mask, **settings), settings) for name, mask in masks.items()),
     ]
-
-
-def _ratio_mask(mixture: Tensor, stems: Tensor) -> Tensor:
-    magnitudes = stems.abs()
-    return mixture * magnitudes / magnitudes.sum(0).clamp_min(torch.finfo(magnitudes.dtype).tiny)
-
-
-def _complex_mask(mixture: Tensor, stems: Tensor) -> Tensor:
-    return stems.where(mixture != 0, 0)  # stems / mixture * mixture
 
 
 def _masked(mask: Callable, track: Track, song: Mapping[str, Tensor], sample_rate: int, n_fft: int) -> Tensor:

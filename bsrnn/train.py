@@ -10,16 +10,17 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 
 import lightning
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, TQDMProgressBar, WeightAveraging
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
@@ -62,7 +63,7 @@ def fit(
     """Train a model, or go on where a run of the same settings in `folder` stopped; a finished one is only loaded.
 
     All parameters that require gradients are trained, for all the model's sources: the heads only, after
-    `model.freeze_extractor()`. Writes to `folder` what `Checkpoints` says, record.json at the end, and TensorBoard's
+    `model.freeze_extractor()`. Writes to `folder` what `Epochs` says, record.json at the end, and TensorBoard's
     events. A killed run, started again, ends with the weights and history it would have had.
 
     Under torchrun the processes train one model together: each takes `batch_size` samples of every batch.
@@ -84,6 +85,7 @@ def fit(
     """
     target = torch_device(device)
     autocast(target, config.bf16)  # refuses what the device lacks
+    rank, processes = _processes()
     mixes, validation = _datasets(model, dataset, config, seed)
     settings = {
         "model": asdict(model.config),
@@ -100,21 +102,22 @@ def fit(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "bands": len(model.config.bins()),
         "songs": {"train": mixes.num_songs, "validation": len(validation)},
-        "processes": _processes()[1],
+        "processes": processes,
         **provenance(target),
     }
-    with _claimed(folder, settings):
-        if not (folder / "record.json").is_file():
-            history, seconds = _train(model, mixes, validation, config, folder, target)
-            if _processes()[0] == 0:
-                files.save_json(folder / "record.json", record | {"seconds": seconds, "history": history})
-            if distributed.is_initialized():
-                distributed.barrier()
-        else:
-            history = json.loads((folder / "record.json").read_text())["history"]
+    finished = folder / "record.json"
+    with _claimed(folder, settings) if rank == 0 else nullcontext():
+        if finished.is_file():
+            history = json.loads(finished.read_text())["history"]
             print(f"{folder.name} was trained before: loaded, with the history of its training")
             for row in history:
                 print(epoch_line(row, config.max_epochs))
+        else:
+            history, seconds = _train(model, mixes, validation, config, folder, target)
+            if rank == 0:
+                files.save_json(finished, record | {"seconds": seconds, "history": history})
+            if processes > 1:
+                distributed.barrier()  # the first one has written the model
     model.load_state_dict(checkpoint.load(folder / "model").state_dict())
     return Fitted(model.cpu().eval(), history)
 
@@ -134,10 +137,7 @@ def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) ->
 @contextmanager
 def _claimed(folder: Path, settings: dict) -> Iterator[None]:
     """Note the settings of a new run in its folder, or see that they are those of the run to go on with; and keep
-    other processes out until the end."""
-    if _processes()[0] > 0:
-        yield
-        return
+    other trainings out until the end."""
     note = folder / "settings.json"
     if folder.exists() and not note.is_file() and any(file.name != files.LOCK for file in folder.iterdir()):
         raise ValueError(f"{folder} exists and is not a run: choose another name")
@@ -163,28 +163,35 @@ def _train(
     seconds that all of it took."""
     rank, processes = _processes()
     sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
-    module = TrainingModule(
-        model, config, lambda batch: [song for i in sampler.batch(batch) for song in mixes.songs(i)]
-    )
+    module = TrainingModule(model, config, lambda batch: [s for i in sampler.batch(batch) for s in mixes.songs(i)])
     terminal = sys.stdout.isatty()  # where Lightning's bar goes
-    callbacks = [Checkpoints(folder), Patience(config.patience), TQDMProgressBar() if terminal else EpochLines()]
+    # not finite is what the module refuses; a perfect score is infinite
+    patience = EarlyStopping("validation_usdr", mode="max", patience=config.patience, check_finite=False)
+    callbacks = [Epochs(folder), patience, *([TQDMProgressBar()] if terminal else [])]
     if config.ema:  # first, as it sees to it that the checkpoints hold the averaged weights
-        average = get_ema_multi_avg_fn(config.ema)
-        callbacks.insert(0, WeightAveraging(use_buffers=False, multi_avg_fn=average))
+        callbacks.insert(0, WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema)))
     last, epochs = last_checkpoint(folder)
+    if epochs and rank == 0:
+        print(f"going on after epoch {epochs}", flush=True)
     sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
     # every process validates something, if need be what another one does: Lightning would leave it out otherwise
     validated = [song % len(validation) for song in range(rank, max(len(validation), processes), processes)]
-    workers = {"num_workers": config.workers, "persistent_workers": config.workers > 0}
-    loaders = (
-        DataLoader(mixes, config.batch_size, sampler=sampler, pin_memory=device.type == "cuda", **workers),
-        DataLoader(validation, batch_size=None, sampler=validated),
+    loader = DataLoader(
+        mixes,
+        config.batch_size,
+        sampler=sampler,
+        pin_memory=device.type == "cuda",
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        worker_init_fn=_heed_no_signal,
     )
+    songs = DataLoader(validation, batch_size=None, sampler=validated)
     interrupt = signal.getsignal(signal.SIGINT)
     model.train()
     try:
         with _quiet():
             trainer = lightning.Trainer(
+                accelerator=device.type,
                 **_placement(device, processes),
                 precision="bf16-mixed" if config.bf16 else "32-true",
                 max_epochs=config.max_epochs,
@@ -197,10 +204,10 @@ def _train(
                 logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
                 callbacks=callbacks,
             )
-            trainer.fit(module, *loaders, ckpt_path=last, weights_only=True)
-    except SystemExit:  # what Lightning makes of an interrupt
+            trainer.fit(module, loader, songs, ckpt_path=last, weights_only=True)
+    except SystemExit as end:
         signal.signal(signal.SIGINT, interrupt)
-        raise KeyboardInterrupt from None
+        raise (KeyboardInterrupt if end.code in (None, 1) else end) from None  # those two are Lightning's
     except ValueError as error:  # of reading; from a worker with its traceback in the text
         raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
     except RuntimeError as error:
@@ -211,6 +218,12 @@ def _train(
     except FloatingPointError as error:
         raise FloatingPointError(f"{error}; last good checkpoint: {last_checkpoint(folder)[0] or 'none'}") from None
     return module.history, round(time.monotonic() - module.started, 1)
+
+
+def _heed_no_signal(_: int) -> None:
+    """Of a worker: a signal to all processes is the training's to heed, which then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _processes() -> tuple[int, int]:
@@ -230,29 +243,25 @@ def _placement(device: torch.device, processes: int) -> dict:
     if processes == 1:  # also where a scheduler started this process beside others
         rank_zero_only.rank = 0
         devices = [device.index or 0] if device.type == "cuda" else 1
-        return {"accelerator": device.type, "devices": devices, "plugins": LightningEnvironment()}
+        return {"devices": devices, "plugins": LightningEnvironment()}
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
-    return {"accelerator": device.type, "devices": local, "num_nodes": processes // local, "strategy": strategy}
+    return {"devices": local, "num_nodes": processes // local, "strategy": strategy}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's advertisements, and hints that do not apply here, out of logs and notebooks."""
+    """Keep Lightning's advertisements, and warnings that it calls possible, out of logs and notebooks."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
-    hints = (
-        "does not have many workers|LeafSpec|Checkpoint directory|isinstance.treespec|recommended to use `self.log"
-        "|smaller than the logging interval|in eval mode at the start of training|trainer` reference is not registered"
-        "|.srun. command is available"
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", f".*({hints})")
-        try:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            warnings.filterwarnings("ignore", ".*treespec", FutureWarning)  # by torch, of what Lightning does
             yield
-        finally:
-            logger.setLevel(level)
+    finally:
+        logger.setLevel(level)
 
 
 class TrainingModule(lightning.LightningModule):
@@ -271,8 +280,11 @@ class TrainingModule(lightning.LightningModule):
         self.history: list[dict] = []
         self.step_losses: list[torch.Tensor] = []
         self.tracks: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scores and loss of every validation song
-        self.batches: list[int] = []  # since the last step
         self.started = time.monotonic()  # less what a training that goes on took before
+
+    def on_train_start(self):
+        if stopping := self.trainer.early_stopping_callback:  # a run that had stopped stays stopped
+            self.trainer.should_stop = stopping.wait_count >= stopping.patience
 
     def training_step(self, batch, number):
         mixture, targets = batch  # (B, C, L), (B, S, C, L)
@@ -281,7 +293,6 @@ class TrainingModule(lightning.LightningModule):
         waveforms = istft(estimates, n_fft, mixture.shape[-1])
         loss = losses.multitask(self.objective(estimates, stft(targets, n_fft, padding), waveforms, targets))
         self.step_losses.append(loss.detach())
-        self.batches.append(number)
         self.log("step_loss", loss, prog_bar=True)
         return loss
 
@@ -290,10 +301,11 @@ class TrainingModule(lightning.LightningModule):
         for part in self.model.heads.children() if self.model.frozen else [self.model]:
             norm = torch.nn.utils.clip_grad_norm_(part.parameters(), self.settings.clip_grad_norm)
             if not norm.isfinite():
-                songs = sorted({song for batch in self.batches for song in self.songs(batch)})
+                last = self.trainer.fit_loop.batch_idx
+                batches = range(last - last % self.settings.accumulate, last + 1)  # of this step
+                songs = sorted({song for batch in batches for song in self.songs(batch)})
                 where = f"step {self.global_step + 1}; songs of the batch: {', '.join(songs)}"
                 raise FloatingPointError(f"loss or gradient is not finite in {where}")
-        self.batches.clear()
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.settings.lr)
@@ -324,17 +336,16 @@ class TrainingModule(lightning.LightningModule):
             "validation_loss": float(torch.stack([loss for _, loss in tracks.values()]).mean()),
             "validation_usdr": float(per_source.mean()),
         }
-        names = (f"validation_usdr/{source}" for source in self.model.config.sources)
-        self.history.append(row | dict(zip(names, per_source.tolist(), strict=True)))
+        scores = zip(self.model.config.sources, per_source.tolist(), strict=True)
+        self.history.append(row | {f"validation_usdr/{source}": score for source, score in scores})
         self.step_losses.clear()
         self.tracks.clear()
         self.log("validation_usdr", row["validation_usdr"], prog_bar=True)
         self.log("loss", row["train_loss"])
 
     def on_save_checkpoint(self, checkpoint):
-        checkpoint["history"] = self.history
-        checkpoint["seconds"] = time.monotonic() - self.started
-        checkpoint["config"] = asdict(self.model.config)  # so that it can be separated with
+        state = {"history": self.history, "seconds": time.monotonic() - self.started}
+        checkpoint.update(state, config=asdict(self.model.config))  # so that it can be separated with
 
     def on_load_checkpoint(self, checkpoint):
         self.history = checkpoint["history"]
@@ -343,39 +354,40 @@ class TrainingModule(lightning.LightningModule):
 
 def gathered(value: object) -> list:
     """The value of every process."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [value]
-    values = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
+    values = [value]
+    if distributed.is_available() and distributed.is_initialized():
+        values *= distributed.get_world_size()
+        distributed.all_gather_object(values, value)
     return values
 
 
-class Checkpoints(Checkpoint):
+class Epochs(Checkpoint):
     """After every epoch: last.ckpt, the one before it as previous.ckpt, history.csv, and model/ if validation was never
-    better. Lightning's own checkpoints are not written whole, and keep nothing of the one before."""
+    better; and a line where there is no bar, which logs and notebooks would show redrawn in vain. Lightning's own
+    checkpoints are not written whole, and keep nothing of the one before."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def on_train_epoch_end(self, trainer, module):
-        last, partial = self.folder / "last.ckpt", self.folder / ".last.ckpt.partial"
+        last = self.folder / "last.ckpt"
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(last)  # in which all processes take part, and the first one writes
+            return
         try:
-            trainer.save_checkpoint(partial)
-            if not trainer.is_global_zero:
-                return
-            scores = [row["validation_usdr"] for row in module.history]
-            if len(scores) == 1 or scores[-1] > max(scores[:-1]):
-                checkpoint.save(checkpoint.load(partial), self.folder / "model")
-            files.save_rows(self.folder / "history.csv", module.history)
-            if last.is_file():
-                os.replace(last, self.folder / "previous.ckpt")
-            os.replace(partial, last)
-        except (OSError, RuntimeError) as error:
+            with files.written_whole(last) as partial:
+                trainer.save_checkpoint(partial)
+                scores = [row["validation_usdr"] for row in module.history]
+                if len(scores) == 1 or scores[-1] > max(scores[:-1]):
+                    checkpoint.save(checkpoint.load(partial), self.folder / "model")
+                files.save_rows(self.folder / "history.csv", module.history)
+                if last.is_file():
+                    os.replace(last, self.folder / "previous.ckpt")
+        except (OSError, RuntimeError) as error:  # the latter is torch's
             wrong = f"{last}: the checkpoint of epoch {module.current_epoch + 1} cannot be written ({error})"
             raise OSError(f"{wrong}; the one before is intact: make room and run the same command again") from None
-        finally:
-            if trainer.is_global_zero:
-                partial.unlink(missing_ok=True)
+        if not trainer.progress_bar_callback:
+            print(epoch_line(module.history[-1], trainer.max_epochs), flush=True)
 
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
@@ -390,43 +402,17 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
     return None, 0
 
 
-class Patience(EarlyStopping):
-    """Lightning's early stopping; a resumed run that had stopped stays stopped."""
-
-    def __init__(self, epochs: int):
-        # not finite is what the module refuses; a perfect score is infinite
-        super().__init__("validation_usdr", mode="max", patience=epochs, check_finite=False)
-
-    def on_train_start(self, trainer, module):
-        trainer.should_stop = self.wait_count >= self.patience
-
-
 def epoch_line(row: dict, epochs: int) -> str:
     """An epoch of a history in words."""
     progress = f"epoch {row['epoch'] + 1:3d} of {epochs}   loss {row['train_loss']:.4f}"
     return f"{progress}   validation uSDR {row['validation_usdr']:6.2f} dB"
 
 
-class EpochLines(Callback):
-    """A line per epoch: progress for notebooks and logs, where a bar would be redrawn in vain."""
-
-    def on_train_start(self, trainer, module):
-        if module.history and trainer.is_global_zero:
-            print(f"going on after epoch {len(module.history)}", flush=True)
-
-    def on_train_epoch_end(self, trainer, module):
-        if trainer.is_global_zero:
-            print(epoch_line(module.history[-1], trainer.max_epochs), flush=True)
-
-
 def provenance(device: torch.device) -> dict:
     """The code's version, the libraries' versions and the hardware, for the record of a run."""
 
-    def installed(name):
-        try:
-            return version(name)
-        except PackageNotFoundError:  # a checkout that is not installed
-            return None
+    def installed(name):  # a checkout need not be
+        return next((found.version for found in distributions(name=name)), None)
 
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
@@ -441,13 +427,10 @@ def provenance(device: torch.device) -> dict:
 
 def _commit() -> str | None:
     """The commit of the code, with "-dirty" when package or profiles differ from it; None outside a git checkout."""
-
-    def git(*arguments):
-        command = ["git", "-C", str(files.root()), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    command = ["git", "-C", files.root(), "status", "--porcelain=v2", "--branch", "--", "bsrnn", "profiles"]
     try:
-        dirty = git("status", "--porcelain", "--", "bsrnn", "profiles")
-        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if dirty else "")
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
+    dirty = not all(line.startswith("# ") for line in told)
+    return told[0].removeprefix("# branch.oid ")[:12] + ("-dirty" if dirty else "")

@@ -1,6 +1,7 @@
 """Trainings as processes of their own: several at once, killed, out of disk space."""
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -28,25 +29,8 @@ def command(songs, tmp_path, monkeypatch):
     (tmp_path / "root").mkdir()
 
     def make(name, *options, launcher=()):
-        return [
-            sys.executable,
-            *launcher,
-            "-m",
-            "bsrnn.cli",
-            "--device",
-            "cpu",
-            "train",
-            "--musdbhq_location",
-            songs,
-            "--part",
-            "drums",
-            "--part",
-            "bass",
-            "--name",
-            name,
-            *MODEL_OPTIONS,
-            *map(str, options),
-        ]
+        start = [sys.executable, *launcher, "-m", "bsrnn.cli", "--device", "cpu", "train", "--musdbhq_location", songs]
+        return [*start, "--part", "drums", "--part", "bass", "--name", name, *MODEL_OPTIONS, *map(str, options)]
 
     return make
 
@@ -78,20 +62,32 @@ def test_more_processes_than_validation_songs(command, tmp_path):
     pd.testing.assert_frame_equal(one, three, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("epochs", "options"), [(0, ()), (1, ("--data_loader_workers", 1, "--ema", 0.9))])
-def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, epochs, options):
+@pytest.mark.parametrize(
+    ("number", "code", "line", "epochs", "options"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, "", 0, ()),
+        (signal.SIGKILL, -signal.SIGKILL, "", 1, ("--data_loader_workers", 1, "--ema", 0.9)),
+        (signal.SIGTERM, 128 + signal.SIGTERM, "", 1, ("--data_loader_workers", 2)),
+        (signal.SIGINT, 128 + signal.SIGINT, "bsrnn train: interrupted\n", 1, ("--data_loader_workers", 2)),
+    ],
+)
+def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, number, code, line, epochs, options):
     options = ("--batch_size", 1, "--max_epochs", 4, "--epoch_size", 60, *options)
     run(command("straight", *options))
     history = tmp_path / "root" / "runs" / "killed" / "history.csv"
-    process = subprocess.Popen(command("killed", *options), stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command("killed", *options), **pipes)
     settings = history.with_name("settings.json")
     while not settings.is_file() or (epochs and not history.is_file()):
         time.sleep(0.02)
         assert process.poll() is None
     time.sleep(0.3)  # into the next epoch
-    process.kill()
-    process.communicate()
-    assert not history.with_name("record.json").is_file()
+    for _ in range(3):  # to it and its workers; by a hasty user more than once
+        os.killpg(process.pid, number)
+        time.sleep(0.1)
+    assert process.communicate(timeout=100)[1] == line
+    assert process.returncode == code
+    assert not history.with_name("record.json").is_file() and not list(history.parent.rglob("*partial*"))
     done = last_checkpoint(history.parent)[1]
     assert done >= epochs
     again = run(command("killed", *options))
@@ -213,3 +209,21 @@ def test_a_reader_that_is_killed_is_one_line(command, tmp_path):
     assert process.returncode == 2
     assert error.splitlines()[-1].startswith("bsrnn train: a process that reads data beside the training has ended")
     assert "Traceback" not in error
+
+
+def test_the_bar_in_a_terminal_shows_loss_score_and_speed(command):
+    termios, pty = pytest.importorskip("termios", reason="no terminals"), pytest.importorskip("pty")
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 200))
+    arguments = command("run", "--max_epochs", 2, "--epoch_size", 40)
+    process = subprocess.Popen(arguments, stdout=terminal, stderr=subprocess.DEVNULL)
+    os.close(terminal)
+    shown = b""
+    try:
+        while part := os.read(main, 4_096):
+            shown += part
+    except OSError:  # what Linux makes of a terminal that nobody holds any more
+        pass
+    os.close(main)
+    assert process.wait() == 0, shown.decode()
+    assert re.search(rb"Epoch 1:.*it/s.*step_loss=\d.*validation_usdr=-?\d", shown)

@@ -1,9 +1,11 @@
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 
 from bsrnn import audio, checkpoint, evaluate
 from bsrnn.data import STEMS, find_tracks
-from bsrnn.evaluate import COLUMNS, Estimator, find_estimators, of_folder
+from bsrnn.evaluate import COLUMNS, Estimator, ScoreTable, find_estimators, of_folder
 from bsrnn.metrics import csdr_frames, usdr
 
 KEY = ["source", "track", "metric"]
@@ -263,7 +265,7 @@ def test_an_interrupted_evaluation_goes_on(tracks, tmp_path, capsys):
     whole = score([others[0], counted(hop=1.0)[0], *others[1:]], tracks, **options | {"out": tmp_path / "whole.csv"})
     pd.testing.assert_frame_equal(table, whole, atol=1e-4, rtol=0)
     assert options["out"].read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert sorted(path.name for path in options["out"].parent.iterdir()) == ["scores.csv", "scores.settings.json"]
+    assert sorted(path.name for path in tmp_path.glob("out/[!.]*")) == ["scores.csv", "scores.settings.json"]
 
     run, asked = counted(hop=1.0)
     score([run], tracks, **options)
@@ -292,17 +294,8 @@ def test_a_killed_process_goes_on(tiny, songs, tmp_path, monkeypatch):
     from bsrnn import cli, separate
 
     checkpoint.save(tiny(["bass", "drums"], sample_rate=8_000), tmp_path / "net")
-    arguments = [
-        "evaluate",
-        "--checkpoint_fp",
-        tmp_path / "net",
-        "--musdbhq_location",
-        songs,
-        "--save-audio",
-        tmp_path / "audio",
-        "--out",
-    ]
-    arguments = [str(argument) for argument in arguments]
+    songs_and_model = ["--checkpoint_fp", tmp_path / "net", "--musdbhq_location", songs]
+    arguments = ["evaluate", *map(str, [*songs_and_model, "--save-audio", tmp_path / "audio", "--out"])]
     done = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(tmp_path / "killed.csv")])
     assert done.returncode == -signal.SIGKILL
     assert set(read_scores(tmp_path / "killed.csv").query("run == 'net'")["track"]) == {"song 0"}
@@ -332,6 +325,31 @@ def test_a_file_may_grow_by_runs_and_by_metrics(tracks, tmp_path):
         assert asked == songs
     assert found["run"].unique().tolist() == ["b", "a"]
     assert found.groupby("run").size().to_dict() == {"a": 24, "b": 24}
+
+
+def test_several_processes_add_to_one_table(tmp_path):
+    file, songs = tmp_path / "scores.csv", [f"song {number}" for number in range(8)]
+    tables = {run: ScoreTable({run: {"hop": run}, "mixture": {}}, songs, file) for run in "ab"}
+
+    def fill(item):
+        for song, run in itertools.product(songs, (item[0], "mixture")):
+            item[1].add([dict(zip(COLUMNS, (run, "test", song, "bass", "uSDR", 1.0), strict=True))])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fill, tables.items()))
+    assert read_scores(file).groupby("run")["track"].nunique().to_dict() == {"a": 8, "b": 8, "mixture": 8}
+    known = json.loads((tmp_path / "scores.settings.json").read_text())
+    assert known == {"a": {"hop": "a"}, "b": {"hop": "b"}, "mixture": {}}
+
+
+def test_what_another_process_has_scored_otherwise_meanwhile_is_kept(tmp_path):
+    file = tmp_path / "scores.csv"
+    one, other = (ScoreTable({"a": {"hop": hop}}, ["song"], file) for hop in (1, 2))
+    one.add([dict(zip(COLUMNS, ("a", "test", "song", "bass", "uSDR", 1.0), strict=True))])
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"holds scores of a with other settings \(hop: 1, now 2\)"):
+        other.add([dict(zip(COLUMNS, ("a", "test", "song", "bass", "uSDR", 2.0), strict=True))])
+    assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(

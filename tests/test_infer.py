@@ -470,13 +470,14 @@ def test_other_errors_are_not_hidden(infer, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are those of POSIX")
 @pytest.mark.parametrize(
-    ("number", "code", "message"),
+    ("number", "times", "code", "message"),
     [
-        (signal.SIGINT, 130, "bsrnn infer: interrupted\n"),
-        (signal.SIGTERM, 143, ""),
+        (signal.SIGINT, 1, 130, "bsrnn infer: interrupted\n"),
+        (signal.SIGINT, 3, 130, "bsrnn infer: interrupted\n"),
+        (signal.SIGTERM, 2, 143, ""),
     ],
 )
-def test_interrupted(tiny, tmp_path, number, code, message):
+def test_interrupted(tiny, tmp_path, number, times, code, message):
     checkpoint.save(tiny(("bass",), sample_rate=RATE, feature_dim=64, hidden_dim=64), tmp_path / "model")
     soundfile.write(tmp_path / "a.wav", noise(600 * RATE, 1), RATE)
     arguments = f"infer {tmp_path}/a.wav --checkpoint_fp {tmp_path}/model --out {tmp_path}/out --hop 0.02".split()
@@ -486,7 +487,9 @@ def test_interrupted(tiny, tmp_path, number, code, message):
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/a/.partial-*/bass.wav")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(number)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.05)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (code, "", message)
     assert not (tmp_path / "out").exists()
