@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import MODEL_OPTIONS
+from options import MODEL_OPTIONS
 
 from bsrnn import checkpoint, cli
 from bsrnn.config import CONFIGS, Config, TrainingConfig

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import safetensors.torch
 import torch
-from conftest import MODEL_OPTIONS
+from options import MODEL_OPTIONS
 
 from bsrnn.train import last_checkpoint
 
