@@ -43,8 +43,7 @@ SONGS = "folder of songs with their stems, with train/ and test/ or without; or 
 DATA = option("--musdbhq_location", SONGS, type=Path, required=True)
 PATHS = {"type": Path, "action": "append"}
 MODEL = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
-STEP = "seconds from one chunk to the next, less is better and slower; none means half a chunk, or as published"
-HOP = option("--hop", STEP, type=float)
+STEP = "seconds between chunks as long as in training, less is better and slower; none means "
 TRAIN = (
     *(DEVICE, SEED, DATA),
     option("--name", "of the run, which lies in runs/NAME; the same command again goes on with it", required=True),
@@ -67,7 +66,7 @@ INFER = (
     switch("--residual", "also write what the estimated sources leave of the song"),
     option("--format", "wav holds 32-bit floats; wav24 and wav16 are wav as well", choices=FORMATS, default="wav"),
     option("--loudness", "one gain for stems beyond full scale, or cut them off", choices=LOUDNESS, default="rescale"),
-    HOP,
+    option("--hop", f"{STEP}long chunks, or as published", type=float),
     switch("--skip-existing", "leave out songs whose stems are all there, of whatever bit depth"),
     switch("--fp32", "compute in float32 also where bfloat16 is faster"),
 )
@@ -83,7 +82,7 @@ EVALUATE = (
     switch("--bsseval", "also ISR, SIR and SAR, by museval: minutes per song and run"),
     option("--museval", "folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=Path),
     option("--save-audio", "folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=Path),
-    HOP,
+    option("--hop", f"{STEP}half a chunk, or as published", type=float),
     switch("--bf16", "compute matrix products in bfloat16, on devices that have it"),
     option("--sample_rate", "of the oracles, in Hz; none means that of the models, or 44100", type=int),
     option("--n_fft", "of the oracles, in samples; none means that of the models, or 2048", type=int),

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from bsrnn import audio, checkpoint, files
 from bsrnn.config import Config
 from bsrnn.data import Track, check_sources, open_stems, report
+from bsrnn.devices import autocast
 from bsrnn.metrics import csdr, csdr_frames, median, si_sdr, silent, usdr
 from bsrnn.model import BSRNN
-from bsrnn.separate import Separator
+from bsrnn.separate import Separator, separate
 from bsrnn.spectral import istft, stft
 
 COLUMNS = ("run", "split", "track", "source", "metric", "value")  # of a row of scores
@@ -308,12 +309,17 @@ def find_estimators(
 
 
 def _of_separator(separator: Separator, name: str) -> Estimator:
+    def estimates(track: Track, song: Mapping[str, Tensor]) -> Tensor:
+        stems = {}
+        for model in separator.models:
+            with autocast(next(model.parameters()).device, separator.bf16):
+                stems |= separate(model, song["mixture"], track.sample_rate, hop=separator.hop)
+        return torch.stack(list(stems.values()))
+
     return Estimator(
         name,
         separator.sources,
-        lambda track, song: torch.stack(
-            [*map(torch.as_tensor, separator(song["mixture"], track.sample_rate).values())]
-        ),
+        estimates,
         {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16},
         is_model=True,
     )

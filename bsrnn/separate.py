@@ -24,6 +24,7 @@ from bsrnn.spectral import istft, stft
 BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
 PASSAGE, FADE = 11, 1  # seconds that a chunk adds, and over which the one before fades out: as arXiv 2603.09187 does
+LONGEST, OVERLAP = 4, 2  # a chunk in trained ones at most, and the part of a trained one by which chunks overlap
 RESIDUAL = "residual"
 MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 
@@ -33,7 +34,8 @@ class Separator:
 
     Args:
         models: each source by one of them, on the device where the work is to be done.
-        hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
+        hop: between the starts of chunks that are as long as in training, in seconds; None takes long chunks, see
+            `separated`, or what `config.fader` says.
         bf16: compute matrix products in bfloat16.
 
     Raises:
@@ -107,7 +109,7 @@ class Separator:
         stems = {}
         for model in self.models:
             with autocast(_device(model), self.bf16):
-                stems |= separate(model, flat, sample_rate, hop=self.hop)
+                stems |= separate(model, flat, sample_rate, hop=self.hop, long=True)
         stems = {source: stem.reshape(song.shape).to(song) for source, stem in stems.items()}
         return {source: stem.numpy() for source, stem in stems.items()} if isinstance(waveform, np.ndarray) else stems
 
@@ -182,7 +184,7 @@ class Separator:
         with ExitStack() as stack:
             stack.enter_context(autocast(_device(model), self.bf16))
             encoders = [stack.enter_context(audio.Encoder(files[source], recording)) for source in model.config.sources]
-            blocks = separated(model, recording.blocks(), recording.sample_rate, levels, self.hop)
+            blocks = separated(model, recording.blocks(), recording.sample_rate, levels, self.hop, long=True)
             for stems in _shown(blocks, recording, ", ".join(model.config.sources), progress):
                 for encoder, stem in zip(encoders, stems, strict=True):
                     encoder.write(stem)
@@ -269,14 +271,21 @@ def _residual(recording, estimates) -> Iterator[Tensor]:
         yield mixture - sum(stems)
 
 
-def separate(model: BSRNN, waveform: Tensor, sample_rate: int, *, hop: float | None = None) -> Mapping[str, Tensor]:
+def separate(
+    model: BSRNN, waveform: Tensor, sample_rate: int, *, hop: float | None = None, long: bool = False
+) -> Mapping[str, Tensor]:
     """Estimate the sources of a song that is in memory: source -> (C, L), at its own rate. See `separated`."""
-    stems = separated(model, [waveform], sample_rate, audio.Levels.of([waveform]), hop)
+    stems = separated(model, [waveform], sample_rate, audio.Levels.of([waveform]), hop, long)
     return dict(zip(model.config.sources, torch.cat(list(stems), -1), strict=True))
 
 
 def separated(
-    model: BSRNN, song: Iterable[Tensor], sample_rate: int, levels: audio.Levels, hop: float | None = None
+    model: BSRNN,
+    song: Iterable[Tensor],
+    sample_rate: int,
+    levels: audio.Levels,
+    hop: float | None = None,
+    long: bool = False,
 ) -> Iterator[Tensor]:
     """Estimate the sources of a song of any length, block by block.
 
@@ -292,6 +301,9 @@ def separated(
         sample_rate: in Hz.
         levels: of the whole song.
         hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
+        long: where there is no hop, take chunks of up to `LONGEST` trained ones instead, which overlap by a part of
+            one. The work is 1.14 times that of chunks side by side, not 2, and scores are the same; study and evaluation
+            keep to the half chunk that published scores are of.
 
     Yields:
         blocks (S, C, n) at `sample_rate`, together as long as `levels` says.
@@ -302,6 +314,9 @@ def separated(
     rate, sources = model.config.sample_rate, len(model.config.sources)
     size, step = _samples(model, hop)
     batch = BATCH if _device(model).type == "cuda" else 2 * torch.get_num_threads()
+    if long and hop is None and not model.config.fader:
+        size, step = _long_chunks(model.config.chunk_samples, round(levels.length * rate / sample_rate))
+        batch = -(-batch // LONGEST)
     song = iter(song)
     first = next(song)
     channels = len(first)
@@ -330,6 +345,14 @@ def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
     if not 1 / model.config.sample_rate <= hop <= model.config.chunk:
         raise ValueError(f"hop must be above 0 and at most the model's chunk of {model.config.chunk:g} s, not {hop} s")
     return size, min(size, round(hop * model.config.sample_rate))
+
+
+def _long_chunks(trained: int, length: int) -> tuple[int, int]:
+    """Size and hop of the fewest equal chunks, of at most `LONGEST` trained ones, that cover a length in samples."""
+    overlap = trained // OVERLAP
+    count = -(-(length + overlap) // (LONGEST * trained - overlap))
+    hop = -(-(length + overlap) // count)
+    return hop + overlap, hop
 
 
 def _device(model: BSRNN) -> torch.device:

@@ -447,10 +447,10 @@ def test_control_c_at_any_stage(infer, tmp_path, monkeypatch, stage):
 def test_out_of_memory_the_next_song_is_separated(infer, tmp_path, monkeypatch, error, device):
     before = separate.separated
 
-    def short(model, song, sample_rate, levels, hop):
+    def short(model, song, sample_rate, levels, hop, long):
         if levels.length > RATE:
             raise error
-        return before(model, song, sample_rate, levels, hop)
+        return before(model, song, sample_rate, levels, hop, long)
 
     monkeypatch.setattr(separate, "separated", short)
     for name, samples in (("a", 2 * RATE), ("b", RATE)):

@@ -12,7 +12,17 @@ from bsrnn import audio, checkpoint, demo, devices
 from bsrnn import separate as module
 from bsrnn.data import find_tracks
 from bsrnn.metrics import usdr
-from bsrnn.separate import Separator, estimate, find_songs, overlap_add, separate, separated
+from bsrnn.separate import (
+    LONGEST,
+    OVERLAP,
+    Separator,
+    _long_chunks,
+    estimate,
+    find_songs,
+    overlap_add,
+    separate,
+    separated,
+)
 from bsrnn.spectral import istft, stft
 
 TRAINED = Path(__file__).parents[1] / "results/demo/checkpoints/multitask-generic-drums+bass+other+vocals-0"
@@ -93,17 +103,44 @@ def test_other_sample_rates_come_back(identity, rate):
     assert float((stem - song)[:, inner].abs().max()) < 0.001
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(9))
 def test_blocks_change_nothing(tiny, seed):
     draw = np.random.default_rng(seed)
     model = tiny(("bass", "drums"), sample_rate=int(draw.choice([8_000, 11_025])))
     rate, hop = int(draw.choice([8_000, 16_000])), [None, 0.07, 0.2][seed % 3]
     song = noise(1 + seed % 2, int(draw.integers(1, 30_000)), seed)
-    whole = torch.stack(list(separate(model, song, rate, hop=hop).values()))
+    whole = torch.stack(list(separate(model, song, rate, hop=hop, long=seed > 5).values()))
     levels = audio.Levels.of(cut(song, seed))
-    blocks = torch.cat(list(separated(model, cut(song, seed), rate, levels, hop)), -1)
+    blocks = torch.cat(list(separated(model, cut(song, seed), rate, levels, hop, long=seed > 5)), -1)
     assert blocks.shape == (2, *song.shape)
     assert float((blocks - whole).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_long_chunks_are_equal_few_and_cover_a_song(seed):
+    draw = np.random.default_rng(seed)
+    trained, length = int(draw.integers(3, 400)), int(10 ** draw.uniform(0, 5))
+    size, hop = _long_chunks(trained, length)
+    assert 0 < hop < size <= LONGEST * trained and size - hop == trained // OVERLAP
+    sizes = []
+
+    def process(chunks):
+        sizes.extend(chunk.shape[-1] for chunk in chunks)
+        return chunks[:, None]
+
+    song = noise(1, length, seed)
+    torch.testing.assert_close(joined(process, [song], size, hop), song[None])
+    assert set(sizes) == {size}
+    assert len(sizes) == -(-(length + trained // OVERLAP) // (LONGEST * trained - trained // OVERLAP))
+
+
+def test_songs_are_separated_in_long_chunks(tiny):
+    model, song = tiny(("bass",), sample_rate=8_000), noise(2, 20_000)
+    size, hop = _long_chunks(1_600, 20_000)
+    gain = audio.Levels.of([song]).gain
+    plain = joined(partial(estimate, model), [gain * song], size, hop)[0] / gain
+    torch.testing.assert_close(Separator([model])(song, 8_000)["bass"], plain)
+    assert float((separate(model, song, 8_000)["bass"] - plain).abs().max()) > 1e-4  # half of a trained chunk
 
 
 def test_estimates_follow_the_level(tiny):
@@ -152,28 +189,29 @@ def test_no_seams(tmp_path):
     model = checkpoint.load(TRAINED)
     tracks = find_tracks(tmp_path / "songs", "test")
 
-    def at_borders(hop):
+    def at_borders(size, hop):
         """How much larger the error is within 10 ms of a chunk's start, and its steps right there, than in the same
         places in a separation whose chunks start elsewhere: two ratios of energies."""
-        errors, steps = [], []
+        errors, steps, rate = [], [], model.config.sample_rate
         for track in tracks:
-            shift = round(hop / 2 * track.sample_rate)
-            mixture, targets = track.read("mixture"), track.stems(model.config.sources)
-            energies = []
-            for lead in (0, shift):
+            stems = track.stems(model.config.sources)
+            targets = audio.resample(stems.flatten(0, 1), track.sample_rate, rate).unflatten(0, stems.shape[:2])
+            mixture, energies = targets.sum(0), []
+            for lead in (0, hop // 2):
                 padded = torch.nn.functional.pad(mixture, (lead, 0))
-                stems = separate(model, padded, track.sample_rate, hop=hop).values()
-                energies.append((torch.stack(list(stems))[..., lead:] - targets).double())
-            place = torch.arange(track.length) / track.sample_rate % hop
-            near = (place < 0.01) | (place > hop - 0.01)
+                energies.append((joined(partial(estimate, model), [padded], size, hop)[..., lead:] - targets).double())
+            place = (torch.arange(mixture.shape[-1]) - (hop - size)) % hop / rate
+            near = (place < 0.01) | (place > hop / rate - 0.01)
             errors.append([energy[..., near].square().mean() for energy in energies])
             right_there = (place[1:] < place[:-1]).nonzero()[:, 0] + torch.arange(-2, 3)[:, None]
             steps.append([energy.diff()[..., right_there].square().mean() for energy in energies])
         return [float(ours / others) for ours, others in torch.tensor([errors, steps]).sum(1)]
 
-    error, step = at_borders(model.config.chunk / 2)
-    assert error < 1.1 and step < 1.2
-    _, step = at_borders(model.config.chunk)
+    trained = model.config.chunk_samples
+    for size, hop in ((trained, trained // 2), (LONGEST * trained, LONGEST * trained - trained // OVERLAP)):
+        error, step = at_borders(size, hop)
+        assert error < 1.1 and step < 1.2
+    _, step = at_borders(trained, trained)
     assert step > 1.5  # chunks side by side do click: the measure can see it
 
 
@@ -308,7 +346,7 @@ def test_the_hop_is_kept(tiny, song, tmp_path):
     for hop in (None, 0.05, 0.2):
         separator = Separator([model], hop=hop)
         results.append(separator(waveform, rate)["bass"])
-        assert torch.equal(results[-1], separate(model, waveform, rate, hop=hop)["bass"])
+        assert torch.equal(results[-1], separate(model, waveform, rate, hop=hop, long=True)["bass"])
         (file,) = separator.separate_file(song, tmp_path / "out").files
         assert float((audio.read(file)[0] - results[-1]).abs().max()) < 1e-6
     for one, other in ((0, 1), (1, 2), (0, 2)):
