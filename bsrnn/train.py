@@ -342,8 +342,7 @@ class TrainingModule(lightning.LightningModule):
         self.log("validation_usdr", row["validation_usdr"], prog_bar=True)
         self.log("loss", row["train_loss"])
 
-    def on_save_checkpoint(self, checkpoint):
-        # with its configuration it can be separated with
+    def on_save_checkpoint(self, checkpoint):  # with the configuration it is also a model, see checkpoint.load
         checkpoint.update(
             history=self.history, seconds=time.monotonic() - self.started, config=asdict(self.model.config)
         )
