@@ -56,8 +56,11 @@ def measure(references: Tensor, estimates: Tensor, sample_rate: int) -> dict[str
     Returns:
         each of `METRICS` to (S,) in dB; NaN where the source is silent.
     """
-    pair = (references, estimates)
-    return dict(zip(METRICS, (usdr(*pair), csdr(*pair, sample_rate), si_sdr(*pair)), strict=True))
+    return {
+        "uSDR": usdr(references, estimates),
+        "cSDR": csdr(references, estimates, sample_rate),
+        "SI-SDR": si_sdr(references, estimates),
+    }
 
 
 def evaluate(model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "") -> list[dict]:
@@ -137,10 +140,9 @@ def score(
                 frames = csdr_frames(references, estimates, track.sample_rate)
                 file = museval_folder / estimator.name / split / f"{track.name}.json"
                 _write_museval(file, track, estimator.sources, frames, ratios)
-            keys = {"run": estimator.name, "split": split, "track": track.name}
             table.add(
                 [
-                    keys | {"source": source, "metric": metric, "value": float(value)}
+                    dict(zip(COLUMNS, (estimator.name, split, track.name, source, metric, float(value)), strict=True))
                     for metric, of_sources in values.items()
                     for source, value in zip(estimator.sources, of_sources, strict=True)
                 ]

@@ -317,7 +317,7 @@ class TrainingModule(lightning.LightningModule):
         peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
         mixture, targets = mixture / peak, targets / peak
         config = self.model.config
-        estimates = torch.stack(list(separate(self.model, mixture, sample_rate, hop=config.chunk).values()))
+        estimates = torch.stack([*separate(self.model, mixture, sample_rate, hop=config.chunk).values()])
         spectrum, target = (stft(signals, config.n_fft, config.padding) for signals in (estimates, targets))
         loss = losses.multitask(self.objective(spectrum[None], target[None], estimates[None], targets[None]))
         self.tracks[name] = usdr(targets, estimates), loss
@@ -343,9 +343,10 @@ class TrainingModule(lightning.LightningModule):
         self.log("validation_usdr", row["validation_usdr"], prog_bar=True)
         self.log("loss", row["train_loss"])
 
-    def on_save_checkpoint(self, checkpoint):
-        state = {"history": self.history, "seconds": time.monotonic() - self.started}
-        checkpoint.update(state, config=asdict(self.model.config))  # so that it can be separated with
+    def on_save_checkpoint(self, checkpoint):  # with the configuration it is also a model, see checkpoint.load
+        checkpoint.update(
+            history=self.history, seconds=time.monotonic() - self.started, config=asdict(self.model.config)
+        )
 
     def on_load_checkpoint(self, checkpoint):
         self.history = checkpoint["history"]
@@ -404,8 +405,10 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
 
 def epoch_line(row: dict, epochs: int) -> str:
     """An epoch of a history in words."""
-    progress = f"epoch {row['epoch'] + 1:3d} of {epochs}   loss {row['train_loss']:.4f}"
-    return f"{progress}   validation uSDR {row['validation_usdr']:6.2f} dB"
+    return (
+        f"epoch {row['epoch'] + 1:3d} of {epochs}   loss {row['train_loss']:.4f}   "
+        f"validation uSDR {row['validation_usdr']:6.2f} dB"
+    )
 
 
 def provenance(device: torch.device) -> dict:

@@ -272,7 +272,7 @@ def test_train_transfer_infer_evaluate(data, root, tmp_path, capsys):
         **{name: list(STEMS) for name in BASELINES},
     }
     assert set(scores["track"]) == {"t"}
-    assert sorted(path.name for path in table.parent.iterdir()) == ["scores.csv", "scores.settings.json"]
+    assert sorted(path.name for path in table.parent.glob("[!.]*")) == ["scores.csv", "scores.settings.json"]
 
 
 @pytest.mark.parametrize(("split", "tracks"), [("train", {"b", "c"}), ("validation", {"a"}), ("test", {"t"})])

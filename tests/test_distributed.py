@@ -63,15 +63,15 @@ def test_more_processes_than_validation_songs(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "line", "epochs", "options"),
+    ("number", "line", "epochs", "options"),
     [
-        (signal.SIGKILL, -signal.SIGKILL, "", 0, ()),
-        (signal.SIGKILL, -signal.SIGKILL, "", 1, ("--data_loader_workers", 1, "--ema", 0.9)),
-        (signal.SIGTERM, 128 + signal.SIGTERM, "", 1, ("--data_loader_workers", 2)),
-        (signal.SIGINT, 128 + signal.SIGINT, "bsrnn train: interrupted\n", 1, ("--data_loader_workers", 2)),
+        (signal.SIGKILL, "", 0, ()),
+        (signal.SIGKILL, "", 1, ("--data_loader_workers", 1, "--ema", 0.9)),
+        (signal.SIGTERM, "", 1, ("--data_loader_workers", 2)),
+        (signal.SIGINT, "bsrnn train: interrupted\n", 1, ("--data_loader_workers", 2)),
     ],
 )
-def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, number, code, line, epochs, options):
+def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, number, line, epochs, options):
     options = ("--batch_size", 1, "--max_epochs", 4, "--epoch_size", 60, *options)
     run(command("straight", *options))
     history = tmp_path / "root" / "runs" / "killed" / "history.csv"
@@ -86,7 +86,7 @@ def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, nu
         os.killpg(process.pid, number)
         time.sleep(0.1)
     assert process.communicate(timeout=100)[1] == line
-    assert process.returncode == code
+    assert process.returncode in (128 + number, -number)  # the latter when Python is all but gone; alike to a shell
     assert not history.with_name("record.json").is_file() and not list(history.parent.rglob("*partial*"))
     done = last_checkpoint(history.parent)[1]
     assert done >= epochs
