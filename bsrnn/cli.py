@@ -210,8 +210,7 @@ def train(args: argparse.Namespace) -> None:
     if origin:
         if len(names := pretrained.models(origin)) > 1:
             raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
-        with _cleaning_up():
-            base = checkpoint.load(*pretrained.folders(origin))
+        base = checkpoint.load(*pretrained.folders(origin))
         known = base.config.sources if args.init else ()
     sources = tuple(args.part or known or stem_mapping(dataset))
     if args.init and not set(sources) <= set(known):
@@ -234,7 +233,6 @@ def _given(args: argparse.Namespace, settings: type) -> dict:
     return {item.name: getattr(args, item.name) for item in fields(settings) if hasattr(args, item.name)}
 
 
-@_cleaning_up()
 def infer(args: argparse.Namespace) -> None:
     from bsrnn import pretrained
 
@@ -282,7 +280,6 @@ def infer(args: argparse.Namespace) -> None:
         raise ValueError("\n".join(failures))
 
 
-@_cleaning_up()
 def evaluate(args: argparse.Namespace) -> None:
     from bsrnn import data, evaluate
     from bsrnn.devices import keep_memory
