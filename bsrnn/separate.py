@@ -302,8 +302,8 @@ def separated(
         levels: of the whole song.
         hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
         long: where there is no hop, take chunks of up to `LONGEST` trained ones instead, which overlap by a part of
-            one. The work is 1.14 times that of chunks side by side, not 2, and scores are the same; study and evaluation
-            keep to the half chunk that published scores are of.
+            one. The work is 1.14 times that of chunks side by side, not 2, and scores are the same; published scores are
+            of half a chunk.
 
     Yields:
         blocks (S, C, n) at `sample_rate`, together as long as `levels` says.
