@@ -302,7 +302,7 @@ def separated(
         levels: of the whole song.
         hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
         long: where there is no hop, take chunks of up to `LONGEST` trained ones instead, which overlap by a part of
-            one. The work is 1.14 times that of chunks side by side, not 2, and scores are the same; published scores are
+            one. The work is 1.14 times that of chunks side by side, not 2, and scores are the same; those published are
             of half a chunk.
 
     Yields:

@@ -134,7 +134,7 @@ def publish(profile: str) -> None:
     """Copy what was rerun of a profile to its results and figures, and write its tables. Of its executed notebooks
     those are copied that results/<profile>/notebooks holds."""
     made, published = working(profile), results(profile)
-    temporary = shutil.ignore_patterns("*.settings.json", "*.svg", "*.ipynb")
+    temporary = shutil.ignore_patterns("*.settings.json", "*.lock", "*.svg", "*.ipynb")
     for part in ("runs", "scores", "checkpoints", "audio", "figures"):
         if (made / part).is_dir():
             to = results(profile, "figures") if part == "figures" else published / part

@@ -64,7 +64,8 @@ def study(root):
             scores = level + 0.1 * seed + np.arange(8) / 10
             trained("demo", f"base-{schema}-drums-{seed}", scores.tolist(), schema=schema, seed=seed)
     save_rows(results.working("demo") / "scores" / "baseline.csv", BASELINE)
-    (results.working("demo") / "scores" / "baseline.settings.json").touch()
+    for name in ("baseline.settings.json", ".baseline.csv.lock"):
+        (results.working("demo") / "scores" / name).touch()
     (results.working("demo") / "figures").mkdir()
     (results.working("demo") / "figures" / "05_a.png").write_bytes(b"picture")
     (results.working("demo") / "figures" / "05_a.svg").write_bytes(b"picture")
