@@ -12,7 +12,6 @@ A validation.txt, a name in each line, may say which training songs validate.
 """
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -318,19 +317,16 @@ def active_segments(stem: Tensor, sample_rate: int, segment: float = 6.0) -> lis
     return [segment for segment, keep in zip(segments, active, strict=True) if keep]
 
 
-def bundled_song() -> tuple[Tensor, dict[str, Tensor], int] | None:
+def bundled_song() -> tuple[Tensor, dict[str, Tensor], int]:
     """The real song that comes with stempeg (a dependency of musdb): mixture (C, L), its stems, and the sample rate.
 
     "The Easton Ellises - Falcon 69", 6 s, CC BY-NC-SA 3.0, a test song of MUSDB18: to listen to, never to train on.
-    None where the ffmpeg program is missing, without which stempeg cannot be imported.
     """
-    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
-        return None
-    import stempeg
-
-    song, sample_rate = stempeg.read_stems(stempeg.example_stem_path())
-    mixture, *stems = torch.from_numpy(song).float().transpose(1, 2)
-    return mixture, dict(zip(STEMS, stems, strict=True)), sample_rate
+    # importing stempeg needs the ffmpeg program, which its file does not
+    file = distribution("stempeg").locate_file("stempeg/data/The Easton Ellises - Falcon 69.stem.mp4")
+    song = _open_streams(Path(str(file)))
+    mixture, *stems = (part.read() for part in song.values())
+    return mixture, dict(zip(STEMS, stems, strict=True)), song["mixture"].sample_rate
 
 
 def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Track, str, Tensor]]:

@@ -20,7 +20,7 @@ RATE = 8_000
 SIZES = [*MODEL_OPTIONS, "--batch_size", "2", "--max_epochs", "1"]
 PAPER_OPTIONS = """
     --sample_rate --generic_bands --chunk_size_in_seconds --n_fft --feature_dim --num_blstm_layers --mlp_dim
-    --batch_size --reduce_size --part --portion --clip_grad_norm --max_epochs --lr --data_loader_workers
+    --batch_size --reduce_size --part --portion --clip_grad_norm --max_epochs --lr --loss --data_loader_workers
     --musdbhq_location --checkpoint_fp --name
 """
 EXTRA_OPTIONS = """
@@ -145,7 +145,7 @@ def test_options_reach_model_and_training(monkeypatch, data, root):
     options = """
         --part bass --part drums --portion 0.5 --clip_grad_norm 2 --lr 0.1 --data_loader_workers 3 --batch_size 7
         --max_epochs 9 --no-salient --no-peak_division --segment 4 --lr_decay 0.9 --patience 5 --pitch 2 --aligned 0.5
-        --validation_seconds 8 --accumulate 2 --epoch_size 50 --gain_db 3 --drop 0.2 --ema 0.9 --target_songs
+        --loss snr --validation_seconds 8 --accumulate 2 --epoch_size 50 --gain_db 3 --drop 0.2 --ema 0.9 --target_songs
         --equal_levels
     """
     model, config = trained(monkeypatch, data, *SIZES, *options.split())
@@ -157,6 +157,7 @@ def test_options_reach_model_and_training(monkeypatch, data, root):
         epoch_size=50,
         lr=0.1,
         lr_decay=0.9,
+        loss="snr",
         clip_grad_norm=2,
         patience=5,
         ema=0.9,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -76,7 +77,8 @@ def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, nu
     run(command("straight", *options))
     history = tmp_path / "root" / "runs" / "killed" / "history.csv"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    process = subprocess.Popen(command("killed", *options), **pipes)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where a job in the background is to ignore it
+    process = subprocess.Popen(command("killed", *options), **pipes, preexec_fn=heed)
     settings = history.with_name("settings.json")
     while not settings.is_file() or (epochs and not history.is_file()):
         time.sleep(0.02)

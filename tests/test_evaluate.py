@@ -277,15 +277,15 @@ KILLED = """
 import os, signal, sys
 from bsrnn import cli, separate
 
-before, songs = separate.Separator.__call__, []
+before, songs = separate.separated, []
 
-def killed(self, *arguments):
+def killed(*arguments):
     songs.append(0)
     if len(songs) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    return before(self, *arguments)
+    return before(*arguments)
 
-separate.Separator.__call__ = killed
+separate.separated = killed
 cli.main(sys.argv[1:])
 """
 
@@ -301,8 +301,8 @@ def test_a_killed_process_goes_on(tiny, songs, tmp_path, monkeypatch):
     assert set(read_scores(tmp_path / "killed.csv").query("run == 'net'")["track"]) == {"song 0"}
     first = tmp_path / "audio" / "net" / "song 0" / "bass.wav"
     written = first.stat().st_mtime_ns
-    separated, before = [], separate.Separator.__call__
-    monkeypatch.setattr(separate.Separator, "__call__", lambda *args: separated.append(0) or before(*args))
+    separated, before = [], separate.separated
+    monkeypatch.setattr(separate, "separated", lambda *args: separated.append(0) or before(*args))
     assert cli.main([*arguments, str(tmp_path / "killed.csv")]) == 0
     assert len(separated) == 1
     assert first.stat().st_mtime_ns == written

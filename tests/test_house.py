@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST = {"bsrnn": (2_617, 4_687), "study": (606, 1_106)}  # statements without docstrings, and lines; never more
+MOST = {"bsrnn": (2_614, 4_683), "study": (606, 1_106)}  # statements without docstrings, and lines; never more
 MOST_SKIPS = 20  # of the formatter, in the whole repository
 HEAVY = {"IPython", "ipywidgets", "jupyterlab", "librosa", "matplotlib", "pandas", "papermill", "seaborn", "snakemake"}
 
@@ -95,7 +95,7 @@ def test_dependencies_are_what_the_package_imports():
     }  # of Lightning's logger
     packages = {found.split(".")[0] for tree in modules("bsrnn").values() for found in imported(tree)}
     names = {"pyyaml": "yaml"}
-    assert {names.get(name, name) for name in listed} == packages - sys.stdlib_module_names - {"bsrnn"} | {"musdb"}
+    assert {names.get(name, name) for name in listed} == packages - sys.stdlib_module_names - {"bsrnn"} | {"musdb", "stempeg"}
 
 
 def test_torch_and_torchaudio_are_of_one_release():

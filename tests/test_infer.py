@@ -463,7 +463,11 @@ def test_out_of_memory_the_next_song_is_separated(infer, tmp_path, monkeypatch, 
 
 def test_other_errors_are_not_hidden(infer, tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
-    monkeypatch.setattr(separate, "separated", lambda *_: (_ for _ in ()).throw(RuntimeError("a mistake of ours")))
+
+    def wrong(*_, **__):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(separate, "separated", wrong)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         infer(tmp_path / "a.wav")
 
@@ -491,5 +495,6 @@ def test_interrupted(tiny, tmp_path, number, times, code, message):
         process.send_signal(number)
         time.sleep(0.05)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (code, "", message)
+    assert process.returncode in (code, -number)  # the latter when Python is all but gone; alike to a shell
+    assert (out, err) == ("", message)
     assert not (tmp_path / "out").exists()

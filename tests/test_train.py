@@ -550,8 +550,8 @@ def test_problems_of_both_splits_and_all_stages_are_lines_of_one_error(small, so
         fit(small("drums", "vocals"), songs, TrainingConfig(), tmp_path / "run", device="cpu")
     place = f"{songs / 'train'}{os.sep}"
     assert [line.removeprefix(place).replace(os.sep, "/") for line in str(error.value).splitlines()] == [
-        "song 1/drums.wav: cannot be read as audio: it is text, perhaps a playlist",
-        "song 0/other.wav: cannot be read as audio: it is text, perhaps a playlist",
+        "song 1/drums.wav: cannot be read as audio (Invalid data found when processing input)",
+        "song 0/other.wav: cannot be read as audio (Invalid data found when processing input)",
         "song 2/bass.wav: holds samples that are not finite (NaN or infinity), the first at 0.000 s",
         "vocals is silent in all 5 songs: nothing to learn",
         "song 6/mixture.wav: holds samples that are not finite (NaN or infinity), the first at 0.000 s",
