@@ -95,7 +95,10 @@ def test_dependencies_are_what_the_package_imports():
     }  # of Lightning's logger
     packages = {found.split(".")[0] for tree in modules("bsrnn").values() for found in imported(tree)}
     names = {"pyyaml": "yaml"}
-    assert {names.get(name, name) for name in listed} == packages - sys.stdlib_module_names - {"bsrnn"} | {"musdb", "stempeg"}
+    assert {names.get(name, name) for name in listed} == packages - sys.stdlib_module_names - {"bsrnn"} | {
+        "musdb",
+        "stempeg",
+    }
 
 
 def test_torch_and_torchaudio_are_of_one_release():
