@@ -348,19 +348,18 @@ class Mixes(Dataset):
 
     Sample i is a pure function of (seed, i): per source a song, one of its segments, a random crop, one channel, a
     gain, and now and then silence; their sum is the mixture; all is divided by the largest peak. One channel, where the
-    model separates channels one by one.
+    model separates channels one by one. Each item is a mixture (C, L) and the targets (S, C, L).
 
     Args:
         tracks: the songs.
         targets: the sources to estimate, in order.
-        config: how samples are mixed. With `target_songs`, a source that no song with the target has comes from any.
+        config: how samples are mixed. They do not depend on what the targets are, but with `target_songs`: then a
+            sample is for one of them, and a source that no song with it has comes from any.
         sample_rate: of the samples, in Hz.
         chunk: length of a sample in seconds.
         seed: of all draws.
         together: keep all channels, of which the songs then have the same number.
         problems: gets a line for all that is wrong with the songs, which are read once; None raises them.
-
-    Each item is a mixture (C, L) and the targets (S, C, L).
     """
 
     def __init__(
@@ -396,8 +395,8 @@ class Mixes(Dataset):
         found += [f"{path}: has another number of channels than {tracks[0].path}: convert it" for path in odd]
         found += [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in silent]
         report(found, problems)
-        self.pools = {}  # the segments of every source that a sample for a target is drawn from
-        for target in targets:
+        self.pools = {}  # the segments of every source, by the source for which a sample is drawn
+        for target in targets if config.target_songs else self.segments:
             songs = heard[target] if config.target_songs else {*tracks}
             self.pools[target] = {
                 source: [segment for segment in segments if segment[0] in songs] or segments
@@ -431,7 +430,7 @@ class Mixes(Dataset):
         it is multiplied by; and the speed, from 0 to 1."""
         draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
         aligned, target = kind.random(2)
-        target = self.targets[int(target * len(self.targets))]
+        target = [*self.pools][int(target * len(self.pools))]
         pool = self.pools[target]
         common = pool[target] if aligned < self.config.aligned else []
         # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
