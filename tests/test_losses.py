@@ -38,12 +38,12 @@ def test_a_perfect_estimate_costs_least():
 
 
 def test_the_other_objective_is_the_negative_sdr_of_every_sample():
-    waveforms, target_waveforms = (noise(3, 2, 2, 50, seed=seed) for seed in (3, 4))
+    waveforms, target_waveforms = (100 * noise(3, 2, 2, 50, seed=seed) for seed in (3, 4))
     found = losses.noise_to_signal(waveforms, waveforms, waveforms, target_waveforms)
     torch.testing.assert_close(found.double(), -usdr(target_waveforms, waveforms).mean(0), rtol=1e-3, atol=1e-3)
     silence = torch.zeros(1, 1, 1, 50)  # as an estimate of itself it costs nothing, and noise costs the more the louder
     costs = [float(losses.noise_to_signal(x, x, x, silence)) for x in (silence, 0.001 * silence.cos(), silence.cos())]
-    assert costs[0] == 0 and 0 < costs[1] < 0.3 and costs[2] > 40
+    assert costs[0] == 0 and 0 < costs[1] < 0.3 and costs[2] > 25
     quiet = (0.01 * waveforms).requires_grad_()  # a gradient that does not depend on how loud a sample is
     losses.noise_to_signal(quiet, quiet, quiet, 0.01 * target_waveforms).sum().backward()
     assert quiet.grad.isfinite().all()
