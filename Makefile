@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 STRIP = nbstripout --keep-output --keep-count --extra-keys "metadata.papermill cell.metadata.papermill cell.metadata.execution"
 LAB_SETTINGS = {"@jupyterlab/docmanager-extension:plugin": {"autosave": false}, "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
 
-.PHONY: install reproduce publish open-set test test-slurm lab figures benchmark notebooks lock clean help
+.PHONY: install reproduce publish open-set test test-slurm test-cuda lab figures benchmark notebooks lock clean help
 
 help:
 	@echo 'make install                                           the environment in .venv, which the others make as well'
@@ -25,6 +25,7 @@ help:
 	@echo 'make figures   [PROFILE=demo]                          the figures and tables again, from the scores in results/'
 	@echo 'make test                                              all tests, the notebooks among them'
 	@echo 'make test-slurm                                        a study on SLURM, which is started for that: minutes'
+	@echo 'make test-cuda                                         what only a GPU can tell: trainings with graphs, and their speed'
 	@echo 'make benchmark                                         speed and memory, beside a plain version of the model'
 	@echo 'make lab                                               JupyterLab'
 	@echo 'make notebooks                                         execute the notebooks in place, as they are committed'
@@ -76,6 +77,11 @@ test-slurm: .venv/ready
 
 benchmark: .venv/ready
 	for script in benchmark hop memory loader metrics; do python benchmarks/$$script.py || exit 1; done
+
+# on a machine with a GPU, in ten minutes: the tests of graphs, and results/benchmark/cuda.csv
+test-cuda: .venv/ready
+	pytest -k graph tests/test_train.py
+	python benchmarks/benchmark.py --device cuda
 
 # the whole repository, for links out of notebooks; uploads of a song's size; and notebooks are saved only by hand
 lab: .venv/ready

@@ -5,6 +5,7 @@ results/benchmark/<device>.csv. On an H100 it takes at most six minutes.
 """
 
 import argparse
+import copy
 import math
 import statistics
 import time
@@ -21,9 +22,10 @@ from plain import PlainBSRNN
 from tqdm import tqdm
 
 from bsrnn.config import CONFIGS, Config, TrainingConfig, costs, named_config
-from bsrnn.devices import autocast, has_bf16, keep_memory, torch_device
+from bsrnn.devices import Graphed, autocast, has_bf16, has_graphs, keep_memory, torch_device
 from bsrnn.model import BSRNN
 from bsrnn.separate import estimate
+from bsrnn.spectral import stft
 from bsrnn.train import TrainingModule, seed_everything
 
 # What to measure on which device: models, tasks, batches, and seconds to time one row of the table. The tasks: separate
@@ -39,8 +41,10 @@ LSTM_EVENTS = ("aten::lstm", "autograd::engine::evaluate_function: MkldnnRnnLaye
 Cell = tuple[str, str, int, bool]  # a row of the table: model, task, batch, bf16
 
 
-def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool) -> Callable[[], None]:
-    """One pass over a batch of chunks (B, 1, L): estimates, or a training step."""
+def workload(
+    model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool, graph: bool = False
+) -> Callable[[], None]:
+    """One pass over a batch of chunks (B, 1, L): estimates, or a training step, of which the network may be a graph."""
 
     def inference():
         with autocast(chunks.device, bf16):
@@ -58,12 +62,14 @@ def workload(model: torch.nn.Module, task: str, chunks: torch.Tensor, bf16: bool
     module = TrainingModule(model, TrainingConfig())
     (optimizer,), _ = module.configure_optimizers()
     targets = chunks[:, None].expand(-1, len(model.config.sources), -1, -1) / 2
+    if graph:
+        module.graphed = Graphed(model, stft(chunks, model.config.n_fft, model.config.padding), bf16)
 
     def step():
         with autocast(chunks.device, bf16):
             loss = module.training_step((chunks, targets), 0)
         module.step_losses.clear()
-        optimizer.zero_grad()
+        module.optimizer_zero_grad(0, 0, optimizer)
         loss.backward()
         module.configure_gradient_clipping(optimizer)
         optimizer.step()
@@ -117,13 +123,15 @@ def configuration(name: str, task: str) -> Config:
     return replace(config, sources=sources.get(task, config.sources))
 
 
-def pair(cell: Cell, device: torch.device) -> list[Callable[[], None]]:
-    """The workload of a cell, by our model and by the plain version."""
+def versions(cell: Cell, device: torch.device) -> list[Callable[[], None]]:
+    """The workload of a cell, by our model and by the plain version, and a training on a card by our model's graph."""
     name, task, batch, bf16 = cell
     seed_everything(0)
     model = BSRNN(configuration(name, task)).to(device)
     chunks = 0.1 * torch.randn(batch, 1, model.config.chunk_samples, device=device)
-    return [workload(version, task, chunks, bf16) for version in (model, PlainBSRNN(model).to(device))]
+    runs = [workload(version, task, chunks, bf16) for version in (model, PlainBSRNN(model).to(device))]
+    graph = has_graphs(device) and task != "inference"
+    return runs + [workload(copy.deepcopy(model), task, chunks, bf16, graph=True)] * graph
 
 
 def peak_memory(run: Callable[[], None], device: torch.device) -> float:
@@ -149,8 +157,8 @@ def _status(field: str) -> int:
 
 
 def peak_alone(cell: Cell, version: int, device: torch.device) -> float:
-    """The peak memory of one of the pair of a cell, in a process that has not run the other."""
-    return peak_memory(pair(cell, device)[version], device)
+    """The peak memory of a version of a cell's workload, in a process that has not run the others."""
+    return peak_memory(versions(cell, device)[version], device)
 
 
 def alone(function: Callable, *arguments):
@@ -166,9 +174,9 @@ def measure(cell: Cell, device: torch.device, budget: float) -> dict:
     on_cpu = device.type == "cpu"
     peaks = [alone(peak_alone, cell, version, device) for version in (0, 1)] if on_cpu else []
     keep_memory()
-    runs = pair(cell, device)
+    runs = versions(cell, device)
     peaks = peaks or [peak_memory(run, device) for run in runs]
-    ours, theirs, product = in_turns(device, budget, *runs, multiplication(device, bf16, size))
+    ours, theirs, *graph, product = in_turns(device, budget, *runs, multiplication(device, bf16, size))
     macs = 0.0
     for cost in costs(config):  # a backward pass has twice the products of a forward pass
         forward_only = task == "inference" or (task.startswith("transfer") and cost.module.startswith("band"))
@@ -177,6 +185,11 @@ def measure(cell: Cell, device: torch.device, budget: float) -> dict:
         "ms": 1e3 * ours,
         "plain_ms": 1e3 * theirs,
         "speedup": theirs / ours,
+        **(
+            {}
+            if on_cpu
+            else {"graph_ms": 1e3 * sum(graph) or math.nan, "graph_speedup": theirs / (sum(graph) or math.nan)}
+        ),
         "chunks_per_second": batch / ours,
         "times_real_time": batch * config.chunk / ours,
         **({"lstm_share": lstm_share(runs[0], task)} if on_cpu else {}),

@@ -242,7 +242,9 @@ class TrainingConfig:
     portion: float = setting(1.0, "share of the training songs", 1e-9, 1)
     validation_seconds: float = setting(0.0, "of each validation song, from its middle; 0: all of it", 0, 10**6)
     bf16: bool = setting(False, "compute matrix products in bfloat16, on devices that have it")
-    workers: int = setting(0, "processes that read data beside the training", 0, 1024, "data_loader_workers")
+    workers: int = setting(
+        -1, "processes that read data beside a training; -1: 4 for a GPU, else 0", -1, 1024, "data_loader_workers"
+    )
 
     def __post_init__(self):
         check(self)

@@ -9,8 +9,9 @@ from functools import cache
 from multiprocessing.pool import ThreadPool
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+MOST_OFF = 0.05  # of a graph's results, whose products may be summed in another order
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
@@ -73,6 +74,52 @@ def autocast(device: torch.device, bf16: bool) -> torch.autocast:
     if bf16 and not has_bf16(device):
         raise ValueError(f"this {device.type.upper()} has no bfloat16: leave out --bf16")
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+def has_graphs(device: torch.device) -> bool:
+    """Whether work on the device can be a graph, see `Graphed`."""
+    return device.type == "cuda"
+
+
+class Graphed:
+    """A network in training whose passes are CUDA graphs: one launch each, not thousands that the host is slow to make.
+    Where the card cannot do it, and for an input of another shape, it is the network as it is.
+
+    Args:
+        network: on its device, in training mode, where its parameters stay. Before a step their gradients are to be
+            zeros, not None: the first one would else be memory of the graph's own, which the next one overwrites.
+        sample: an input of the shape to come.
+        bf16: as of `autocast`.
+    """
+
+    def __init__(self, network: nn.Module, sample: Tensor, bf16: bool):
+        self.network, self.shape, self.replays = network, None, 0
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+        def outcome():
+            result = network(sample)
+            return [result.detach().clone(), *torch.autograd.grad(result.abs().square().mean(), trained)]
+
+        problem = "it does not compute what the network does"
+        try:
+            with torch.cuda.device_of(sample), torch.autocast(sample.device.type, torch.bfloat16, bf16, False):
+                plain = outcome()
+                torch.cuda.make_graphed_callables(network, (sample.clone(),))
+                self._replay = network.forward
+                if all((a - b).norm() <= MOST_OFF * b.norm() for a, b in zip(outcome(), plain, strict=True)):
+                    self.shape = sample.shape
+        except RuntimeError as error:
+            problem = str(error).partition("\n")[0]
+        finally:
+            network.__dict__.pop("forward", None)  # by which torch has replaced that of the class
+        if self.shape is None:
+            print(f"training without a CUDA graph, which takes longer: {problem}", flush=True)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.shape != self.shape:
+            return self.network(x)
+        self.replays += 1
+        return self._replay(x)
 
 
 def by_item(function: Callable[[Tensor], Tensor], batch: Tensor, dim: int = 0) -> Tensor:

@@ -438,7 +438,7 @@ BAD_INPUT = {
     "train, no epoch": ([*TRAIN, "--max_epochs", "0"], nothing, "max_epochs"),
     "train, name elsewhere": ([*TRAIN, "--name", "../elsewhere"], nothing, "must be a plain name"),
     "train, portion": ([*TRAIN, "--portion", "2"], nothing, "portion"),
-    "train, negative workers": ([*TRAIN, "--data_loader_workers", "-1"], nothing, "workers"),
+    "train, negative workers": ([*TRAIN, "--data_loader_workers", "-2"], nothing, "workers"),
     "train, endless chunk": ([*TRAIN, "--chunk_size_in_seconds", "inf"], nothing, "chunk"),
     "train, negative seed": (["--seed", "-2", *TRAIN], nothing, "-2"),
     "infer, another architecture": (INFER, lambda p: edit_config(p["model"], feature_dim=8), "another architecture"),

@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from filelock import FileLock
+from graphs import make_graphed_callables, take_part
 
 from bsrnn import checkpoint, demo, devices, train
 from bsrnn.config import TrainingConfig
@@ -167,7 +169,7 @@ def test_the_number_of_workers_changes_nothing(small, songs, tmp_path):
         fit(
             small("drums"), songs, TrainingConfig(**QUICK | {"workers": workers}), tmp_path / str(workers), device="cpu"
         ).model.state_dict()
-        for workers in (0, 1, 4)
+        for workers in (-1, 0, 1, 4)
     )
     assert all(same(none, other) for other in others)
 
@@ -418,6 +420,109 @@ def test_accumulated_batches_are_one_step_of_a_large_one(small, songs, tmp_path)
         torch.testing.assert_close(small_ones.model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
 
 
+# graphs
+
+
+@pytest.fixture(params=["stand-in", "card"])
+def graphs(request, monkeypatch):
+    """Trainings take graphs, those of a card or the stand-in: the device's name, and a list of those that were made."""
+    made, device = [], "cuda" if request.param == "card" else "cpu"
+    if device == "cpu":
+        monkeypatch.setattr(train, "has_graphs", lambda device: True)
+        monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
+    elif not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    monkeypatch.setattr(train, "Graphed", lambda *args: made.append(devices.Graphed(*args)) or made[-1])
+    return device, made
+
+
+@pytest.mark.parametrize("frozen", [False, True], ids=["all", "heads"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema": 0.9, "clip_grad_norm": 0.1}, {"batch_size": 2, "accumulate": 2, "epoch_size": 20}, {"epoch_size": 18}],
+    ids=["plain", "average", "accumulated", "a batch that is not full"],
+)
+def test_graphs_train_as_the_network_does(small, songs, tmp_path, monkeypatch, graphs, changes, frozen):
+    device, made = graphs
+    config = TrainingConfig(**QUICK | changes)
+
+    def trained(name):
+        model = small("drums", "bass")
+        model = train.transfer(model, ("bass", "vocals")) if frozen else model
+        return fit(model, songs, config, tmp_path / name, device=device)
+
+    with_graphs = trained("graphs")
+    monkeypatch.setattr(train, "has_graphs", lambda device: False)
+    without = trained("none")
+    assert [graph.replays for graph in made] == [without.history[-1]["step"] * config.accumulate]
+    for ours, plain in zip(with_graphs.history, without.history, strict=True):
+        assert ours == pytest.approx(plain, rel=1e-3, abs=2e-3)
+    for name, value in without.model.state_dict().items():
+        torch.testing.assert_close(with_graphs.model.state_dict()[name], value, rtol=1e-2, atol=2e-3)
+
+
+def test_a_training_with_graphs_is_resumed(small, songs, tmp_path, steps, graphs):
+    device, made = graphs
+    config = TrainingConfig(**QUICK | {"ema": 0.5})
+    straight = fit(small("drums"), songs, config, tmp_path / "straight", device=device)
+    steps.stop_at = 10 + 8
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(small("drums"), songs, config, tmp_path / "broken", device=device)
+    resumed = fit(small("drums"), songs, config, tmp_path / "broken", device=device)
+    assert [graph.replays for graph in made] == [10, 7, 5]
+    for name, value in straight.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_with_graphs_have_the_gradients_of_one(small, tmp_path, graphs):
+    model = small("drums", "bass")
+    batches = [(0.1 * torch.randn(4, 1, 1_600), 0.1 * torch.randn(4, 2, 1, 1_600)) for _ in range(3)]
+    args = (str(tmp_path / "meeting"), graphs[0], model, batches, str(tmp_path / "gradients.pt"))
+    torch.multiprocessing.spawn(take_part, args, nprocs=2)
+    module = train.TrainingModule(model.train(), TrainingConfig())
+    module.training_step(batches[-1], 0).backward()
+    found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def _out_of_reach(network, samples):
+    raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+def _wrong(network, samples):
+    network.forward = partial(lambda forward, x: 1.1 * forward(x), network.forward)
+
+
+@pytest.mark.parametrize(
+    ("capture", "problem"),
+    [(_out_of_reach, "operation not permitted when stream is capturing"), (_wrong, "it does not compute what")],
+)
+def test_without_a_graph_the_network_trains_as_it_is(small, songs, tmp_path, monkeypatch, capsys, capture, problem):
+    plain = fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "plain", device="cpu")
+    monkeypatch.setattr(train, "has_graphs", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", capture)
+    capsys.readouterr()
+    other = fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "other", device="cpu")
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"training without a CUDA graph, which takes longer: {problem}") and len(told) == 3
+    assert same(other.model.state_dict(), plain.model.state_dict())
+
+
+def test_a_graph_is_for_inputs_of_its_shape(small, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", make_graphed_callables)
+    model = small("drums").train()
+    short, long = (torch.randn(2, 1, 257, frames, dtype=torch.complex64) for frames in (9, 12))
+    graphed = devices.Graphed(model, short, False)
+    for x, replays in ((short, 1), (long, 1), (short[:1], 1), (short, 2)):
+        torch.testing.assert_close(graphed(x), model(x))
+        assert graphed.replays == replays
+    assert "forward" not in vars(model)
+
+
+# the moving average, and what goes wrong
+
+
 def test_the_moving_average_is_what_is_validated_and_kept(small, songs, tmp_path, monkeypatch):
     weights = []
     original = train.TrainingModule.optimizer_step
@@ -499,7 +604,7 @@ def test_a_model_that_is_not_finite_in_validation_is_not_kept(small, songs, tmp_
 
 BAD = """batch_size=0 accumulate=0 ema=1.0 epoch_size=-1 aligned=1.5 max_epochs=0 lr=0.0 lr=NaN lr="1e-4" lr_decay=-1.0
     clip_grad_norm=0.0 patience=0 gain_db=-1.0 gain_db=NaN validation_seconds=-1.0 pitch=-1.0 drop=1.0 drop=-0.1
-    portion=0.0 portion=1.1 workers=-1 segment=0.0"""
+    portion=0.0 portion=1.1 workers=-2 segment=0.0"""
 
 
 @pytest.mark.parametrize("setting", BAD.split())
