@@ -11,5 +11,6 @@ shutil.rmtree(SCRATCH, ignore_errors=True)
 (SCRATCH / "runs").mkdir(parents=True)
 for folder in ("results", "profiles"):
     shutil.copytree(REPOSITORY / folder, SCRATCH / folder)
+(SCRATCH / "open-set").symlink_to(REPOSITORY / "open-set")
 (SCRATCH / "runs" / "demo-data").symlink_to(REPOSITORY / "runs" / "demo-data")
 os.environ["BSRNN_ROOT"] = str(SCRATCH)

@@ -40,6 +40,7 @@ def test_all_are_there():
         "06_listening",
         "07_model_size",
         "08_power",
+        "09_open_set",
     ]
 
 
