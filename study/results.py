@@ -89,6 +89,13 @@ def load_scores(profile: str, folder: str = "results") -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def load_test_scores(profile: str, folder: str = "results") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The score rows of the test songs, and of those among them that the profile keeps `apart`, see `study.runs`."""
+    tests = load_scores(profile, folder).query("split == 'test'")
+    apart = tests["track"].isin(runs.load(profile)[0].get("apart", ()))
+    return tests[~apart], tests[apart]
+
+
 def load_runs(profile: str, folder: str = "results") -> pd.DataFrame:
     """The run records of a profile, a row each: `run`, what it is (see `IDENTITY`), `source` (all of the run's, joined
     by "+"), `parameters`, all other settings of model and training, and `history`, a mapping per epoch."""
@@ -147,11 +154,13 @@ def publish(profile: str) -> None:
 
 def write_tables(profile: str) -> None:
     """Write results/<profile>/README.md whole, and the tables in it as CSV."""
-    folder, scores = results(profile), load_scores(profile).query("split == 'test'")
+    folder, (scores, apart) = results(profile), load_test_scores(profile)
     cells, answers = statistics.gains(scores), statistics.comparisons(scores, runs.load(profile)[0]["questions"])
     save_table(folder / "summary.csv", cells)
     save_table(folder / "comparisons.csv", answers)
     sections = {"What was run": coverage(profile), "Every cell": cells.drop(columns="split")}
+    if len(apart):
+        sections["Every cell, on the songs that are kept apart"] = statistics.gains(apart).drop(columns="split")
     for topic, rows in answers.drop(columns="split").groupby("topic"):
         sections[f"Questions: {topic}"] = rows.drop(columns="topic").loc[:, (rows != "").any()]
     parts = [f"\n## {title}\n\n{markdown(table)}" for title, table in sections.items()]

@@ -16,7 +16,8 @@ run's own `seeds`; any other run says its own. What differs from the profile's `
 stands in `training` and `model`. A transfer has a `base_run`, whose frozen extractor its new heads are trained on.
 
 A question compares runs of two kinds, told by what `statistics.CELL` names, on the same songs; `where` says which runs
-are meant. The questions of one topic are corrected together. All else that a study finds is exploratory.
+are meant. The questions of one topic are corrected together. All else that a study finds is exploratory. Test songs
+that a profile has `apart` take no part in the answers: their scores have a table of their own.
 """
 
 from collections.abc import Iterable, Mapping

@@ -125,6 +125,17 @@ def test_the_readme_of_a_profile_holds_its_tables(study):
     assert "| multitask | drums+bass+other+vocals | drums+bass+other+vocals | 0 of 3 | 0 of 3 |" in text
 
 
+def test_songs_that_a_profile_keeps_apart_take_no_part_in_the_answers(study):
+    profile = study / "profiles" / "demo.yaml"
+    profile.write_text(profile.read_text() + '\napart: ["007"]\n')
+    scores, apart = results.load_test_scores("demo")
+    assert set(apart["track"]) == {"007"} and len(scores) == 7 * len(apart)
+    results.write_tables("demo")
+    _, others = (study / "results" / "demo" / "README.md").read_text().split("## Every cell, on the songs that are kept")
+    assert "| base | drums | drums | generic | 4.80 |  | 3 | 1 | 0.00 | 4.80 | base-generic-drums-{0,1,2} |" in others
+    assert "| generic minus v7 | base | drums | drums | 4.40 | 2.40 | 2.00 |" in others
+
+
 def test_a_rerun_that_agrees_and_one_that_does_not(study, capsys):
     results.main("compare", "demo")
     shown = capsys.readouterr().out
