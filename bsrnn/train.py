@@ -36,7 +36,9 @@ from bsrnn.separate import separate
 from bsrnn.spectral import istft, stft
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables that it sets
-WORKERS = {"cuda": 4}  # each mixes 120 chunks of four sources a second from wav files; a card takes 60 of a large model
+WORKERS = (
+    4  # beside a GPU: each mixes 120 chunks of four sources a second from wav files; a card takes 60 of a large model
+)
 LIBRARIES = ("torch", "torchaudio", "lightning", "numpy", "scipy", "soundfile", "soxr", "musdb")
 
 
@@ -147,7 +149,9 @@ def _claimed(folder: Path, settings: dict) -> Iterator[None]:
     with files.locked(folder / files.LOCK, refusal):
         settings = json.loads(json.dumps(settings))
         if note.is_file():
-            files.check_same(json.loads(note.read_text()), settings, f"{folder} holds a run", "choose another name")
+            known = json.loads(note.read_text())
+            known["training"]["workers"] = settings["training"]["workers"]  # which may change: samples do not
+            files.check_same(known, settings, f"{folder} holds a run", "choose another name")
         files.save_json(note, settings)
         yield
 
@@ -177,7 +181,8 @@ def _train(
     sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
     # every process validates something, if need be what another one does: Lightning would leave it out otherwise
     validated = [song % len(validation) for song in range(rank, max(len(validation), processes), processes)]
-    workers = config.workers if config.workers >= 0 else WORKERS.get(device.type, 0)
+    by_default = min(WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
+    workers = config.workers if config.workers >= 0 else by_default
     loader = DataLoader(
         mixes,
         config.batch_size,

@@ -174,6 +174,16 @@ def test_the_number_of_workers_changes_nothing(small, songs, tmp_path):
     assert all(same(none, other) for other in others)
 
 
+def test_a_run_goes_on_with_other_workers(small, songs, tmp_path, steps):
+    configs = [TrainingConfig(**QUICK | {"workers": workers}) for workers in (2, 0)]
+    straight = fit(small("drums"), songs, configs[1], tmp_path / "straight", device="cpu")
+    steps.stop_at = 10 + 8
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(small("drums"), songs, configs[0], tmp_path / "run", device="cpu")
+    resumed = fit(small("drums"), songs, configs[1], tmp_path / "run", device="cpu")
+    assert same(resumed.model.state_dict(), straight.model.state_dict())
+
+
 # transfer
 
 
