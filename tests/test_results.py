@@ -131,9 +131,7 @@ def test_songs_that_a_profile_keeps_apart_take_no_part_in_the_answers(study):
     scores, apart = results.load_test_scores("demo")
     assert set(apart["track"]) == {"007"} and len(scores) == 7 * len(apart)
     results.write_tables("demo")
-    _, others = (
-        (study / "results" / "demo" / "README.md").read_text().split("## Every cell, on the songs that are kept")
-    )
+    _, others = (study / "results" / "demo" / "README.md").read_text().split("## Every cell, on the songs")
     assert "| base | drums | drums | generic | 4.80 |  | 3 | 1 | 0.00 | 4.80 | base-generic-drums-{0,1,2} |" in others
     assert "| generic minus v7 | base | drums | drums | 4.40 | 2.40 | 2.00 |" in others
 
