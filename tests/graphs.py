@@ -1,5 +1,5 @@
 """CUDA graphs for tests: those of a card, or, on a CPU, a stand-in that keeps one memory for inputs, results and
-gradients, as they do."""
+gradients, and wants parameters to stay where they are, as they do."""
 
 import torch
 from torch import distributed
@@ -13,11 +13,12 @@ def make_graphed_callables(network, samples):
     """In place of torch.cuda's."""
     plain, (place,) = network.forward, samples
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    kept = {}
+    kept, places = {}, [parameter.data_ptr() for parameter in network.parameters()]
 
     class Replay(torch.autograd.Function):
         @staticmethod
         def forward(_, x, *__):
+            assert [parameter.data_ptr() for parameter in network.parameters()] == places
             place.copy_(x)
             with torch.enable_grad():
                 kept["live"] = plain(place)
