@@ -3,7 +3,7 @@
     runs/<profile>/                    what trainings and notebooks write; not in git, and of it published:
     results/<profile>/runs/<run>.json      what a run is, its settings, its history and its mean scores
     results/<profile>/scores/<run>.csv     its scores, a row per track, source and metric
-    results/<profile>/checkpoints/<run>/   its model
+    results/<profile>/checkpoints/<run>/   its model, if it is one of those that the profile names
     results/<profile>/README.md            all tables, beside the same as CSV
     figures/<profile>/                     PNG
 
@@ -138,11 +138,11 @@ def compare(profile: str) -> pd.DataFrame:
 
 
 def publish(profile: str) -> None:
-    """Copy what was rerun of a profile to its results and figures, and write its tables. Of its executed notebooks
-    those are copied that results/<profile>/notebooks holds."""
+    """Copy what was rerun of a profile to its results and figures, and write its tables. Of the models those are copied
+    that the profile names, and of the executed notebooks those that results/<profile>/notebooks holds."""
     made, published = working(profile), results(profile)
     temporary = shutil.ignore_patterns("*.settings.json", "*.lock", "*.svg", "*.ipynb")
-    for part in ("runs", "scores", "checkpoints", "audio", "figures"):
+    for part in ("runs", "scores", "audio", "figures", *map("checkpoints/{}".format, runs.load(profile)[0]["models"])):
         if (made / part).is_dir():
             to = results(profile, "figures") if part == "figures" else published / part
             shutil.copytree(made / part, to, dirs_exist_ok=True, ignore=temporary)

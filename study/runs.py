@@ -4,6 +4,7 @@
     seeds: [0, 1, 2]
     questions:
       schemas: [{one: {schema: generic}, other: {schema: v7}, where: {experiment: base}}]
+    models: [base-generic-drums-0]  # those that are published
     runs:
       base-{schema}-drums-{seed}: {experiment: base, sources: [drums]}
       transfer-{schema}-drums-bass-{seed}:

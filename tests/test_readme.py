@@ -118,9 +118,6 @@ def test_every_number_names_its_runs(profile):
                 row["schema"],
             ]
             assert row["source"] in record["model"]["sources"]
-            # of several seeds the first one's models are in the repository, and of trainings from scratch none
-            model = ROOT / "results" / profile / "checkpoints" / run / "model.safetensors"
-            assert model.is_file() or not run.endswith("-0") or run.startswith("scratch-")
         if len(runs) == 1:
             score = record["scores"][f"{row['split']} uSDR {row['source']}"]
             assert score == pytest.approx(float(row["uSDR"]), abs=1e-3)
