@@ -207,7 +207,8 @@ def test_the_published_tables_are_those_of_the_published_scores(profile, monkeyp
     results.write_tables(profile)
     for name in ("README.md", "summary.csv", "comparisons.csv"):
         assert (tmp_path / "results" / profile / name).read_text() == (folder / name).read_text(), name
-    means = results.load_scores(profile).query("metric == 'uSDR'").groupby([*statistics.CELL, "run"])["value"].mean()
+    scores = results.load_test_scores(profile)[0].query("metric == 'uSDR'")
+    means = scores.groupby([*statistics.CELL, "run"])["value"].mean()
     for row in pd.read_csv(folder / "summary.csv").itertuples():
         cell = means.loc[row.split, row.experiment, row.learned, row.source, row.schema]
         assert cell.mean() == pytest.approx(row.uSDR, abs=1e-4) and len(cell) == row.runs
