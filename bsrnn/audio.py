@@ -14,12 +14,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import soundfile
 import soxr
 import torch
+from av.error import FFmpegError
+from av.stream import Disposition
 from torch import Tensor
 
 from bsrnn import containers
@@ -168,7 +171,7 @@ class Recording:
                 if start and name not in _FRAMES:
                     container.seek(early, stream=stream)
                 for packet in _packets(self.path, container):
-                    skipped = start and packet.pts is not None and packet.pts + packet.duration <= early
+                    skipped = start and packet.pts is not None and packet.pts + (packet.duration or 0) <= early
                     for frame in [] if skipped or packet.stream is not stream else packet.decode():
                         told = -1 if frame.pts is None else round((frame.pts - origin) * tick)
                         if name == "flac" and told != place:
@@ -176,7 +179,7 @@ class Recording:
                         place = told if name in _EXACT else place
                         yield place, frame
                         place += frame.samples
-        except (av.FFmpegError, ValueError) as error:
+        except (FFmpegError, ValueError) as error:
             what = "is damaged or cut off" if isinstance(error, ValueError) else "cannot be read"
             seconds = (place + self.delay) / self.sample_rate
             raise ValueError(f"{self.path}: {what} after {seconds:.1f} s ({_reason(error)})") from None
@@ -216,7 +219,7 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
             return [recording]
         with _container(path) as container:
             found = _streams(path, container)
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise ValueError(f"{path}: cannot be read as audio ({_reason(error)})") from None
     if not found:
         raise ValueError(f"{path}: holds no audio")
@@ -261,19 +264,18 @@ def _first_bytes(path: Path) -> bytes:
     return start
 
 
-def _container(path: Path) -> av.container.InputContainer:
+def _container(path: Path) -> Any:  # an InputContainer, of whose streams the type stubs know too little
     return av.open(f"file:{path.absolute()}", options=_OPTIONS)  # no name is taken for another protocol
 
 
-def _streams(path: Path, container: av.container.InputContainer) -> list[Recording]:
+def _streams(path: Path, container: Any) -> list[Recording]:
     """The audio streams that libav decodes, the default one first."""
-    flags = av.stream.Disposition
     streams = [stream for stream in container.streams if stream.type in ("audio", "video")]
-    streams = [stream for stream in streams if not stream.disposition & flags.attached_pic]
+    streams = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
     starts = {stream: (stream.start_time or 0) * stream.time_base for stream in streams}
     lead = LEAD if container.format.name in _EXACT else NEVER
     found = []
-    for stream in sorted(streams, key=lambda stream: not stream.disposition & flags.default):
+    for stream in sorted(streams, key=lambda stream: not stream.disposition & Disposition.default):
         if stream.type == "audio" and stream.codec_context and stream.codec_context.channels:
             rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
             delay = round((starts[stream] - min(starts.values())) * rate)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
+from av.container import InputContainer
+from av.error import FFmpegError
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # Ogg's checksums are zlib's with mirrored bits
 _XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.DOTALL)  # with the number of frames
@@ -41,14 +43,14 @@ def is_one_ogg(path: Path) -> bool:
     return streams == 1
 
 
-def is_one_flac(file: av.container.InputContainer) -> bool:
+def is_one_flac(file: InputContainer) -> bool:
     """Whether a FLAC file tells how long it is, and has no frame after that."""
     stream = file.streams[0]
     if not stream.duration:
         return False
     try:
         file.seek(stream.duration, stream=stream)
-    except av.FFmpegError:  # it has hardly a frame
+    except FFmpegError:  # it has hardly a frame
         return False
     return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
 
@@ -61,7 +63,7 @@ def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet
         if packet.size and packet.stream.type == "audio":
             start = memoryview(packet)[0]
             if last is None:
-                promised, first = _promised(path, packet.pos), start
+                promised, first = _promised(path, packet.pos or 0), start
             if start != first:  # a tag or zeros, after which nothing may come
                 other = True
                 continue

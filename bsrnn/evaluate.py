@@ -42,7 +42,7 @@ class Estimator:
     name: str
     sources: tuple[str, ...]
     estimate: Callable[[Track, Mapping[str, Tensor]], Tensor]  # a song's "mixture" and sources, (C, L), to (S, C, L)
-    settings: dict[str, object] = field(default_factory=dict)  # what its scores depend on, beside the songs
+    settings: Mapping[str, object] = field(default_factory=dict)  # what its scores depend on, beside the songs
     is_model: bool = False  # whose audio may be kept
 
 
@@ -115,7 +115,7 @@ def score(
     if (with_bsseval or museval_folder) and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise ValueError("museval takes the ffmpeg program, which is not installed")
     common = {"data": data, "split": split, "code": version("bsrnn")}
-    settings = {estimator.name: common | estimator.settings for estimator in estimators}
+    settings = {estimator.name: {**common, **estimator.settings} for estimator in estimators}
     table = ScoreTable(settings, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
 
