@@ -234,6 +234,7 @@ def _train(
 
 def _heed_no_signal(_: int) -> None:
     """Of a worker: a signal to all processes is the training's to heed, which then ends its workers."""
+    sys.excepthook = lambda *_: None  # by which Python's thread that hands samples over tells that nobody takes them
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(number, signal.SIG_IGN)
 
