@@ -222,8 +222,8 @@ def _train(
         raise (KeyboardInterrupt if end.code in (None, 1) else end) from None  # those two are Lightning's
     except ValueError as error:  # of reading; from a worker with its traceback in the text
         raise ValueError(str(error).rpartition("\nValueError: ")[2].strip()) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two while samples are handed over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         remedy = "give it more memory (/dev/shm, in a container), or fewer --data_loader_workers: 0 for none"
         raise OSError(f"a process that reads data beside the training has ended: {remedy}") from None
