@@ -78,7 +78,7 @@ test-slurm: .venv/ready
 benchmark: .venv/ready
 	for script in benchmark hop memory loader metrics; do python benchmarks/$$script.py || exit 1; done
 
-# on a machine with a GPU, in ten minutes: the tests of graphs, and results/benchmark/cuda.csv
+# on a machine with a GPU: the tests of graphs, and results/benchmark/cuda.csv
 test-cuda: .venv/ready
 	pytest -k graph tests/test_train.py
 	python benchmarks/benchmark.py --device cuda

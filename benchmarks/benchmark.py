@@ -177,7 +177,7 @@ def measure(cell: Cell, device: torch.device, budget: float) -> dict:
     runs = versions(cell, device)
     peaks = peaks or [peak_memory(run, device) for run in runs]
     ours, theirs, *graph, product = in_turns(device, budget, *runs, multiplication(device, bf16, size))
-    macs = 0.0
+    graphed, macs = sum(graph) or math.nan, 0.0
     for cost in costs(config):  # a backward pass has twice the products of a forward pass
         forward_only = task == "inference" or (task.startswith("transfer") and cost.module.startswith("band"))
         macs += batch * config.chunk * cost.macs * (1 if forward_only else 3)
@@ -185,11 +185,7 @@ def measure(cell: Cell, device: torch.device, budget: float) -> dict:
         "ms": 1e3 * ours,
         "plain_ms": 1e3 * theirs,
         "speedup": theirs / ours,
-        **(
-            {}
-            if on_cpu
-            else {"graph_ms": 1e3 * sum(graph) or math.nan, "graph_speedup": theirs / (sum(graph) or math.nan)}
-        ),
+        **({} if on_cpu else {"graph_ms": 1e3 * graphed, "graph_speedup": theirs / graphed}),
         "chunks_per_second": batch / ours,
         "times_real_time": batch * config.chunk / ours,
         **({"lstm_share": lstm_share(runs[0], task)} if on_cpu else {}),

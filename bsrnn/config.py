@@ -232,7 +232,7 @@ class TrainingConfig:
     ema: float = setting(0.0, "ours: decay per step of an average of the weights, which is kept; 0: none", 0, 1 - 1e-9)
     salient: bool = setting(True, "take segments in which the source sounds, or any")
     segment: float = setting(6.0, "seconds of a segment, of which a sample is a crop as long as a chunk", 0.1, 3600)
-    aligned: float = setting(0.0, "ours: share of samples that are a song as it is mixed, where it sounds", 0, 1)
+    aligned: float = setting(0.0, "ours: share of samples that are a song as mixed, where a source sounds", 0, 1)
     target_songs: bool = setting(False, "ours: take stems from songs in which a target sounds, a target at a time")
     equal_levels: bool = setting(False, "ours: bring the stems of different songs to one level before their gains")
     gain_db: float = setting(10.0, "gains are uniform within plus and minus this; one for all where aligned", 0, 100)

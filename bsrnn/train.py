@@ -36,9 +36,7 @@ from bsrnn.separate import separate
 from bsrnn.spectral import istft, stft
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables that it sets
-WORKERS = (
-    4  # beside a GPU: each mixes 120 chunks of four sources a second from wav files; a card takes 60 of a large model
-)
+WORKERS = 4  # beside a GPU; each mixes 120 chunks of four sources a second from wav files
 LIBRARIES = ("torch", "torchaudio", "lightning", "numpy", "scipy", "soundfile", "soxr", "musdb")
 
 
