@@ -23,8 +23,9 @@ if not DATASET:
 MADE = f"runs/{PROFILE}"
 DONE = f"{MADE}/notebooks"
 PAPERMILL = "papermill --cwd . --no-progress-bar --log-level ERROR"
-LISTENED = [run for run in LISTED if run.experiment == "multitask" and run.seed == LISTED[0].seed]
-LISTENED = [run for run in LISTENED if run.sources == LISTENED[0].sources]  # one of each schema
+LISTENED = {
+    name: [run.format(seed=LISTED[0].seed) for run in listed] for name, listed in SETTINGS["listen"].items()
+}
 
 
 def notebook(wildcards):
@@ -88,13 +89,13 @@ rule train:
 
 rule listening:
     input:
-        [f"{DONE}/{run.name}.ipynb" for run in LISTENED],
+        [f"{DONE}/{run}.ipynb" for listed in LISTENED.values() for run in listed],
     output:
         f"{DONE}/06_listening.ipynb",
     params:
         values=line(
-            {"profile": PROFILE, "dataset": DATASET, "folder": "runs", "schemas": [run.schema for run in LISTENED]}
-            | {"sources": list(LISTENED[0].sources), "seed": LISTENED[0].seed}
+            {"profile": PROFILE, "dataset": DATASET, "folder": "runs"}
+            | {"models": LISTENED, "excerpts": SETTINGS["excerpts"]}
         ),
     shell:
         "{PAPERMILL} -y {params.values:q} notebooks/06_listening.ipynb {output}"

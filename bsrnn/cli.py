@@ -58,7 +58,7 @@ TRAIN = (
 )
 INFER = (
     DEVICE,
-    option("--checkpoint_fp --model", MODEL, required=True, **PATHS),
+    option("--checkpoint_fp --model", f"{MODEL}; none means open, which comes with bsrnn", default=[], **PATHS),
     option("songs", "or folders of them: wav, flac, ogg, mp3, m4a, and most others", type=Path, nargs="*"),
     option("--input", "more songs, or folders of them", type=Path, nargs="+", default=[]),
     option("--out", "folder that gets SONG/SOURCE.wav; what is there is replaced", type=Path, default="separated"),
@@ -249,6 +249,8 @@ def infer(args: argparse.Namespace) -> None:
     keep_memory()
     options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": False if args.fp32 else None}
     songs = find_songs(given, args.out)
+    if not args.checkpoint_fp:
+        print("model: open, a small one; --model obsrnn-simo separates better, see bsrnn models", file=sys.stderr)
     separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
     inputs = {os.path.realpath(song) for song in songs}
     for song, folder in songs.items():
@@ -296,12 +298,14 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
+    from bsrnn import pretrained
+
     if args.model is None:
         print("\n".join(CONFIGS))
-    elif os.path.exists(args.model):
+    elif os.path.exists(folder := args.model) or os.path.exists(folder := pretrained.place(args.model)):
         from bsrnn.checkpoint import load_config
 
-        print(describe(load_config(args.model)))
+        print(describe(load_config(folder)))
     else:
         print(describe(named_config(args.model)))
 

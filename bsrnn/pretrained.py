@@ -1,4 +1,5 @@
-"""Published models by name: fetched once, verified, converted, and kept in a cache folder; from then on offline."""
+"""Published models by name: one comes with the package; the others are fetched once, verified, converted, and kept in a
+cache folder; from then on offline."""
 
 import errno
 import hashlib
@@ -24,6 +25,7 @@ CITATION = "Magron, Serizel & Douwes, The Costs of Reproducibility in Music Sepa
 ROOM = "make room, or set BSRNN_CACHE to another folder"
 SOURCES = ("vocals", "bass", "drums", "other")
 BLOCK = 2**20  # bytes
+OPEN = "open"  # the model of this project that comes with the package, a folder beside this file
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,27 @@ def cache() -> Path:
     return Path(os.environ.get("BSRNN_CACHE") or platformdirs.user_cache_dir("bsrnn"))
 
 
+def place(name: str) -> Path:
+    """The folder of a published model, whether it is there already or not."""
+    return Path(__file__).with_name(OPEN) if name == OPEN else cache() / name
+
+
 def models(name: str | os.PathLike) -> list[str]:
     """The models that a name means: itself, all those of an archive, or none where it is no such name."""
     name = os.fspath(name)
     if name in ARCHIVES:
         return list(ARCHIVES[name].checkpoints)
-    return [name] if any(name in archive.checkpoints for archive in ARCHIVES.values()) else []
+    return [name] if name == OPEN or any(name in archive.checkpoints for archive in ARCHIVES.values()) else []
 
 
 def folders(path: str | os.PathLike) -> list[Path]:
-    """Where models lie: the path itself, or, where nothing is there and it is a published name, folders in the cache,
-    to which they are fetched if need be, see `fetch`."""
+    """Where models lie: the path itself, or, where nothing is there and it is a published name, their folders, to which
+    they are fetched if need be, see `fetch`."""
     names = [] if os.path.exists(path) else models(path)
     for archive in ARCHIVES.values():
-        if any(name in archive.checkpoints and not (cache() / name).is_dir() for name in names):
+        if any(name in archive.checkpoints and not place(name).is_dir() for name in names):
             fetch(archive)
-    return [cache() / name for name in names] or [Path(path)]
+    return [place(name) for name in names] or [Path(path)]
 
 
 def fetch(archive: Archive) -> None:
@@ -164,7 +171,8 @@ def table() -> str:
         for own in dict.fromkeys((name, *archive.checkpoints)):
             sources = [source for model in models(own) for source in CONFIGS[model].sources]
             score = archive.scores[SOURCES.index(sources[0]) if len(sources) == 1 else -1]
-            cached = "yes" if all((cache() / model).is_dir() for model in models(own)) else "no"
+            cached = "yes" if all(place(model).is_dir() for model in models(own)) else "no"
             rows.append(f"{own:<20}{', '.join(sources):<28}{archive.size / 1e9:.2f} GB   {score:<7.2f}{cached}")
-    rows += ["", "cSDR     in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean"]
+    rows += ["", f"{OPEN}     comes with this package: small, trained on the songs of open-set/, not on MUSDB18-HQ"]
+    rows += ["cSDR     in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean"]
     return "\n".join([*rows, f"cache    {cache()}", f"weights  {CITATION}", f"licence  {LICENCE}"])

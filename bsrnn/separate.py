@@ -62,7 +62,8 @@ class Separator:
         """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name.
 
         Args:
-            checkpoints: at least one; names as in `pretrained.ARCHIVES` are fetched on first use.
+            checkpoints: none means the small model that comes with this package, `open`; names as in
+                `pretrained.ARCHIVES` are fetched on first use.
             sources: what to estimate of what they can; None is everything.
             hop: between the starts of chunks, in seconds; None is what the class says.
             device: auto, cpu, cuda or cuda:1.
@@ -73,9 +74,10 @@ class Separator:
             OSError: a published one cannot be fetched.
         """
         target = torch_device(device)
-        models = [checkpoint.load(folder) for path in checkpoints for folder in pretrained.folders(path)]
-        if not models or (sources is not None and not sources):
-            raise ValueError("at least one model and one source are needed")
+        folders = [folder for path in checkpoints for folder in pretrained.folders(path)]
+        models = [checkpoint.load(folder) for folder in folders or [pretrained.place(pretrained.OPEN)]]
+        if sources is not None and not sources:
+            raise ValueError("at least one source is needed")
         if sources is not None:
             sources = [sources] if isinstance(sources, str) else sources
             known = [source for model in models for source in model.config.sources]

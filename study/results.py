@@ -139,16 +139,23 @@ def compare(profile: str) -> pd.DataFrame:
 
 def publish(profile: str) -> None:
     """Copy what was rerun of a profile to its results and figures, and write its tables. Of the models those are copied
-    that the profile names, and of the executed notebooks those that results/<profile>/notebooks holds."""
-    made, published = working(profile), results(profile)
+    that the profile names, and of the executed notebooks those that results/<profile>/notebooks holds. The one that it
+    names for the package becomes `bsrnn/open`, at half precision."""
+    from bsrnn.checkpoint import load, save
+    from bsrnn.pretrained import OPEN
+
+    made, published, settings = working(profile), results(profile), runs.load(profile)[0]
     temporary = shutil.ignore_patterns("*.settings.json", "*.lock", "*.svg", "*.ipynb")
-    for part in ("runs", "scores", "audio", "figures", *map("checkpoints/{}".format, runs.load(profile)[0]["models"])):
+    for part in ("runs", "scores", "audio", "figures", *map("checkpoints/{}".format, settings["models"])):
         if (made / part).is_dir():
             to = results(profile, "figures") if part == "figures" else published / part
             shutil.copytree(made / part, to, dirs_exist_ok=True, ignore=temporary)
     for file in (published / "bands.csv", *(published / "notebooks").glob("*.ipynb")):
         if (made / file.relative_to(published)).is_file():
             shutil.copyfile(made / file.relative_to(published), file)
+    if (made / "checkpoints" / (packaged := settings.get("package", "none"))).is_dir():
+        model = load(checkpoint(profile, packaged, "runs"))
+        save(model.half(), files.root() / "bsrnn" / OPEN)  # at half the size; scores stand it
     write_tables(profile)
 
 

@@ -5,6 +5,8 @@
     questions:
       schemas: [{one: {schema: generic}, other: {schema: v7}, where: {experiment: base}}]
     models: [base-generic-drums-0]  # those that are published
+    listen: {generic: ["base-generic-drums-{seed}"]}  # what notebook 06 compares, each of one or several runs
+    excerpts: []  # test songs of which it keeps sound
     runs:
       base-{schema}-drums-{seed}: {experiment: base, sources: [drums]}
       transfer-{schema}-drums-bass-{seed}:
@@ -18,7 +20,8 @@ stands in `training` and `model`. A transfer has a `base_run`, whose frozen extr
 
 A question compares runs of two kinds, told by what `statistics.CELL` names, on the same songs; `where` says which runs
 are meant. The questions of one topic are corrected together. All else that a study finds is exploratory. Test songs
-that a profile has `apart` take no part in the answers: their scores have a table of their own.
+that a profile has `apart` take no part in the answers: their scores have a table of their own. The model of the run
+that it names as `package` comes with the package, as `bsrnn/open`.
 """
 
 from collections.abc import Iterable, Mapping

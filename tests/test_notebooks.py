@@ -101,6 +101,6 @@ def test_defaults_are_a_run_of_the_demo_profile(number, monkeypatch):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml")))
 def test_profiles_have_the_same_parameters(name):
     demo, other = (yaml.safe_load((ROOT / "profiles" / f"{stem}.yaml").read_text()) for stem in ("demo", name))
-    assert other.keys() - {"apart"} == demo.keys()
+    assert other.keys() - {"apart", "package"} == demo.keys()
     assert other["profile"] == name
     assert other["model_config"].keys() == demo["model_config"].keys()

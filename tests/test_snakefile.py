@@ -37,7 +37,10 @@ def test_every_run_of_a_profile_has_a_job_with_its_parameters(monkeypatch):
         values = yaml.safe_load(command[command.index("-y") + 1])
         found[values.pop("run", "listening")] = (Path(command[-2]).stem, values)
     notebook, values = found.pop("listening")
-    assert notebook == "06_listening" and values["schemas"] == ["v7", "generic"] and values["folder"] == "runs"
+    assert notebook == "06_listening" and values["folder"] == "runs"
+    assert values["models"] == {
+        schema: [f"multitask-{schema}-drums+bass+other+vocals-0"] for schema in ("v7", "generic")
+    }
     assert found.keys() == {run.name for run in listed}
     for run in listed:
         notebook, values = found[run.name]
