@@ -24,10 +24,6 @@ def option(names: str, text: str, **settings) -> tuple[list[str], dict]:
     return names.split(), {"help": text, **settings}
 
 
-def switch(name: str, text: str) -> tuple[list[str], dict]:
-    return option(name, text, action="store_true")
-
-
 def options_of(*settings) -> Iterator[tuple[list[str], dict]]:
     """An option for each field of a settings class, absent where it is not given."""
     for item in settings:
@@ -41,7 +37,7 @@ DEVICE = option("--device", "auto, cpu, cuda or cuda:1 (default: auto)", default
 SEED = option("--seed", "of weights and samples; -1: random (default: 0)", type=int, default=argparse.SUPPRESS)
 SONGS = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
 DATA = option("--musdbhq_location", SONGS, type=Path, required=True)
-PATHS = {"type": Path, "action": "append"}
+PATHS, SWITCH = {"type": Path, "action": "append"}, {"action": "store_true"}
 MODEL = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
 STEP = "seconds between chunks as long as in training, less is better and slower; none means "
 TRAIN = (
@@ -49,11 +45,11 @@ TRAIN = (
     option("--name", "of the run, which lies in runs/NAME; the same command again goes on with it", required=True),
     option("--part", "source, repeat for several; none means those of --config, or of the data", action="append"),
     option("--config", "a model by name, see `bsrnn info`, from which only what is given below differs"),
-    switch("--reduce_size", "the sizes of --config small, for the sources of the data"),
+    option("--reduce_size", "the sizes of --config small, for the sources of the data", **SWITCH),
     option("--generic_bands", "without --schema: generic (Y, the default) or the paper's V7 (N)", choices=("Y", "N")),
     *options_of(*fields(Config)[1:], *fields(TrainingConfig)),
     option("--checkpoint_fp", "model folder or name, whose frozen extractor is transferred to the parts", type=Path),
-    switch("--transfer", "transfer from --checkpoint_fp, whose schema, sizes and rate apply"),
+    option("--transfer", "transfer from --checkpoint_fp, whose schema, sizes and rate apply", **SWITCH),
     option("--init", "model folder or name, to go on from with all its weights, for parts that it has", type=Path),
 )
 INFER = (
@@ -63,12 +59,12 @@ INFER = (
     option("--input", "more songs, or folders of them", type=Path, nargs="+", default=[]),
     option("--out", "folder that gets SONG/SOURCE.wav; what is there is replaced", type=Path, default="separated"),
     option("--sources", "what to estimate of what the models can; none means everything", nargs="+"),
-    switch("--residual", "also write what the estimated sources leave of the song"),
+    option("--residual", "also write what the estimated sources leave of the song", **SWITCH),
     option("--format", "wav holds 32-bit floats; wav24 and wav16 are wav as well", choices=FORMATS, default="wav"),
     option("--loudness", "one gain for stems beyond full scale, or cut them off", choices=LOUDNESS, default="rescale"),
     option("--hop", f"{STEP}long chunks, or as published", type=float),
-    switch("--skip-existing", "leave out songs whose stems are all there, of whatever bit depth"),
-    switch("--fp32", "compute in float32 also where bfloat16 is faster"),
+    option("--skip-existing", "leave out songs whose stems are all there, of whatever bit depth", **SWITCH),
+    option("--fp32", "compute in float32 also where bfloat16 is faster", **SWITCH),
 )
 EVALUATE = (
     DEVICE,
@@ -79,11 +75,11 @@ EVALUATE = (
     DATA,
     option("--split", "which songs", choices=SPLITS, default="test"),
     option("--out", "CSV file that gets a row per run, song, source and metric, or goes on", type=Path, required=True),
-    switch("--bsseval", "also ISR, SIR and SAR, by museval: minutes per song and run"),
+    option("--bsseval", "also ISR, SIR and SAR, by museval: minutes per song and run", **SWITCH),
     option("--museval", "folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=Path),
     option("--save-audio", "folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=Path),
     option("--hop", f"{STEP}half a chunk, or as published", type=float),
-    switch("--bf16", "compute matrix products in bfloat16, on devices that have it"),
+    option("--bf16", "compute matrix products in bfloat16, on devices that have it", **SWITCH),
     option("--sample_rate", "of the oracles, in Hz; none means that of the models, or 44100", type=int),
     option("--n_fft", "of the oracles, in samples; none means that of the models, or 2048", type=int),
 )
@@ -252,15 +248,12 @@ def infer(args: argparse.Namespace) -> None:
     if not args.checkpoint_fp:
         print("model: open, a small one; --model obsrnn-simo separates better, see bsrnn models", file=sys.stderr)
     separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
-    inputs = {os.path.realpath(song) for song in songs}
+    inputs, failures = {os.path.realpath(song) for song in songs}, []
+    stems = {song: separator.targets(folder, args.format, args.residual).values() for song, folder in songs.items()}
+    if taken := [(song, stem) for song in songs for stem in stems[song] if os.path.realpath(stem) in inputs]:
+        raise ValueError("{}: its stem {} would take the place of a song: choose another --out".format(*taken[0]))
     for song, folder in songs.items():
-        for target in separator.targets(folder, args.format, args.residual).values():
-            if os.path.realpath(target) in inputs:
-                raise ValueError(f"{song}: its stem {target} would take the place of a song: choose another --out")
-    failures = []
-    for song, folder in songs.items():
-        targets = separator.targets(folder, args.format, args.residual)
-        if args.skip_existing and all(file.is_file() for file in targets.values()):
+        if args.skip_existing and all(stem.is_file() for stem in stems[song]):
             print(f"{folder}: is there already")
             continue
         try:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from bsrnn import audio, checkpoint, files
 from bsrnn.config import Config
-from bsrnn.data import Track, check_sources, open_stems, report
+from bsrnn.data import Track, check_sources, noted, open_stems, report
 from bsrnn.devices import autocast
 from bsrnn.metrics import csdr, csdr_frames, median, si_sdr, silent, usdr
 from bsrnn.model import BSRNN
@@ -341,10 +341,8 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     known, found, problems = tracks[0].sources, {}, []
     for track in tracks:
         place = folder / track.name
-        try:
+        with noted(problems):
             found[track] = open_stems(place, [source.lower() for source in known]) if place.is_dir() else {}
-        except ValueError as error:
-            problems.append(str(error))
     names = [source for source in known if any(source.lower() in stems for stems in found.values())]
     if not names and not problems:
         raise ValueError(f"{folder}: holds no estimates; expected {tracks[0].name}/{known[0]}.wav and so on")

@@ -1,5 +1,4 @@
-"""Published models by name: one comes with the package; the others are fetched once, verified, converted, and kept in a
-cache folder; from then on offline."""
+"""Published models by name: one comes with the package; others are fetched once, verified, converted, and cached."""
 
 import errno
 import hashlib
@@ -66,10 +65,9 @@ def place(name: str) -> Path:
 
 def models(name: str | os.PathLike) -> list[str]:
     """The models that a name means: itself, all those of an archive, or none where it is no such name."""
-    name = os.fspath(name)
-    if name in ARCHIVES:
-        return list(ARCHIVES[name].checkpoints)
-    return [name] if name == OPEN or any(name in archive.checkpoints for archive in ARCHIVES.values()) else []
+    known = {OPEN: [OPEN]} | {name: [*archive.checkpoints] for name, archive in ARCHIVES.items()}
+    alone = {model: [model] for models in known.values() for model in models}
+    return (alone | known).get(os.fspath(name), [])
 
 
 def folders(path: str | os.PathLike) -> list[Path]:
@@ -174,5 +172,5 @@ def table() -> str:
             cached = "yes" if all(place(model).is_dir() for model in models(own)) else "no"
             rows.append(f"{own:<20}{', '.join(sources):<28}{archive.size / 1e9:.2f} GB   {score:<7.2f}{cached}")
     rows += ["", f"{OPEN}     comes with this package: small, trained on the songs of open-set/, not on MUSDB18-HQ"]
-    rows += ["cSDR     in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean"]
+    rows.append("cSDR     in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean")
     return "\n".join([*rows, f"cache    {cache()}", f"weights  {CITATION}", f"licence  {LICENCE}"])

@@ -62,8 +62,7 @@ class Separator:
         """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name.
 
         Args:
-            checkpoints: none means the small model that comes with this package, `open`; names as in
-                `pretrained.ARCHIVES` are fetched on first use.
+            checkpoints: none means `open`, which comes with this package; others are fetched on first use.
             sources: what to estimate of what they can; None is everything.
             hop: between the starts of chunks, in seconds; None is what the class says.
             device: auto, cpu, cuda or cuda:1.
@@ -76,15 +75,12 @@ class Separator:
         target = torch_device(device)
         folders = [folder for path in checkpoints for folder in pretrained.folders(path)]
         models = [checkpoint.load(folder) for folder in folders or [pretrained.place(pretrained.OPEN)]]
-        if sources is not None and not sources:
-            raise ValueError("at least one source is needed")
-        if sources is not None:
-            sources = [sources] if isinstance(sources, str) else sources
-            known = [source for model in models for source in model.config.sources]
-            if unknown := [source for source in sources if source not in known]:
-                raise ValueError(f"no model estimates {unknown[0]!r}: choose from {', '.join(known)}")
-            wanted = ([source for source in model.config.sources if source in sources] for model in models)
-            models = [model.keep_heads(kept) for model, kept in zip(models, wanted, strict=True) if kept]
+        known = [source for model in models for source in model.config.sources]
+        wanted = known if sources is None else [sources] if isinstance(sources, str) else sources
+        if (unknown := [repr(source) for source in wanted if source not in known]) or not wanted:
+            raise ValueError(f"no model estimates {', '.join(unknown) or 'nothing'}: choose from {', '.join(known)}")
+        kept = [[source for source in model.config.sources if source in wanted] for model in models]
+        models = [model.keep_heads(names) for model, names in zip(models, kept, strict=True) if names]
         autocast(target, bool(bf16))  # refuses what the device lacks
         return cls([model.to(target) for model in models], hop=hop, bf16=has_bf16(target) if bf16 is None else bf16)
 

@@ -266,11 +266,10 @@ def model_costs(costs: pd.DataFrame) -> Figure:
     and macs per second of audio."""
     models, modules = (costs[column].unique() for column in ("model", "module"))
     figure, [axes] = _axes(1, 2, (9.5, 1.5 + 0.36 * len(models)), sharey=True)
-    units = (
-        ("parameters", 1e6, "million parameters"),
-        ("macs", 1e9, "billion multiply-accumulates\nper second of audio"),
-    )
-    for ax, (column, unit, label) in zip(axes, units, strict=True):
+    for ax, column, unit, label in (
+        (axes[0], "parameters", 1e6, "million parameters"),
+        (axes[1], "macs", 1e9, "billion multiply-accumulates\nper second of audio"),
+    ):
         table = costs.pivot_table(index="model", columns="module", values=column, aggfunc="sum", fill_value=0) / unit
         table.loc[models[::-1], modules].plot.barh(ax=ax, stacked=True, width=0.7, color=COLOURS, legend=False)
         for bar, hatch in zip(ax.patches, np.repeat(HATCHES, len(models)), strict=False):
@@ -314,16 +313,9 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
     tables = dict(list(models.groupby(["source", "experiment", "learned", "schema"])))
     ways = {source: _ordered(key[1:3] for key in tables if key[0] == source) for source in _ordered(models["source"])}
     heights, floor = [len(rows) + 0.6 for rows in ways.values()], min(0, models["value"].quantile(0.02))
-    size, ratios = (10.5, 1.4 + 0.45 * sum(heights)), {"width_ratios": (1.5, 1), "height_ratios": heights}
-    figure, axes = _axes(
-        len(ways),
-        2,
-        size,
-        "small: a track (at an edge: beyond it); large: mean, 95% interval; hollow: no support",
-        sharex="col",
-        sharey="row",
-        **ratios,
-    )
+    size, shared = (10.5, 1.4 + 0.45 * sum(heights)), {"sharex": "col", "sharey": "row"}
+    label = "small: a track (at an edge: beyond it); large: mean, 95% interval; hollow: no support"
+    figure, axes = _axes(len(ways), 2, size, label, **shared, width_ratios=(1.5, 1), height_ratios=heights)
     panels = dict(zip(ways, axes, strict=True))
     for source, *cell, schema in _ordered(tables):
         left, table = panels[source][0], tables[source, *cell, schema].pivot_table("value", "run", "track")
@@ -426,14 +418,8 @@ def _images(images: Mapping[str, tuple], sample_rate: int, beside: bool = False)
         rows = np.add.reduceat(image, starts, axis=0) / np.diff([*starts, count])[:, None]
         rows, scale = (10 * np.log10(np.maximum(rows, 1e-12)), (-80, 0)) if label == "level (dB)" else (rows, (0, loud))
         limits = (np.array([*starts, count]) - 0.5) * sample_rate / (2 * (count - 1))
-        mesh = ax.pcolormesh(
-            np.arange(frames + 1) * hop / sample_rate,
-            limits,
-            rows,
-            cmap="magma",
-            norm=Normalize(*scale),
-            rasterized=True,
-        )
+        times, norm = np.arange(frames + 1) * hop / sample_rate, Normalize(*scale)
+        mesh = ax.pcolormesh(times, limits, rows, cmap="magma", norm=norm, rasterized=True)
         bars[label] = (mesh, ax if beside else axes)
         ax.grid(visible=False)
         ax.set_title(name, loc="left")

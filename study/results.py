@@ -138,11 +138,9 @@ def compare(profile: str) -> pd.DataFrame:
 
 
 def publish(profile: str) -> None:
-    """Copy what was rerun of a profile to its results and figures, and write its tables. Of the models those are copied
-    that the profile names, and of the executed notebooks those that results/<profile>/notebooks holds. The one that it
-    names for the package becomes `bsrnn/open`, at half precision."""
+    """Copy what was rerun of a profile to its results and figures, and write its tables: the models that it names, that
+    of the package at half precision to `bsrnn/open`, and the notebooks that results/<profile>/notebooks holds."""
     from bsrnn.checkpoint import load, save
-    from bsrnn.pretrained import OPEN
 
     made, published, settings = working(profile), results(profile), runs.load(profile)[0]
     temporary = shutil.ignore_patterns("*.settings.json", "*.lock", "*.svg", "*.ipynb")
@@ -154,8 +152,7 @@ def publish(profile: str) -> None:
         if (made / file.relative_to(published)).is_file():
             shutil.copyfile(made / file.relative_to(published), file)
     if (made / "checkpoints" / (packaged := settings.get("package", "none"))).is_dir():
-        model = load(checkpoint(profile, packaged, "runs"))
-        save(model.half(), files.root() / "bsrnn" / OPEN)  # at half the size; scores stand it
+        save(load(checkpoint(profile, packaged, "runs")).half(), files.root() / "bsrnn" / "open")
     write_tables(profile)
 
 
@@ -179,8 +176,8 @@ def markdown(table: pd.DataFrame) -> str:
     """A table in Markdown, numbers with two decimals, those that are not (NaN) empty."""
     # as many decimals as `save_table` keeps, first: the table and its file then round alike
     text = table.map(lambda cell: f"{round(cell, 4):.2f}".replace("nan", "") if isinstance(cell, float) else str(cell))
-    lines = (" | ".join(row) for row in ([*table], ["---"] * len(table.columns), *text.itertuples(index=False)))
-    return "".join(f"| {line} |\n" for line in lines)
+    rows = ([*table], ["---"] * len(table.columns), *text.itertuples(index=False))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 STUDY = """# Results of the `{profile}` profile
@@ -237,10 +234,14 @@ def model_card(record: Mapping, scores: pd.DataFrame) -> str:
         scores.groupby(["split", "source", "metric"], sort=False)["value"].agg(["mean", "count"]).unstack(sort=False)
     )
     table = table["mean"].assign(tracks=table["count", "uSDR"]).reset_index()
-    values = model | record | {"sources": ", ".join(model["sources"]), "epochs": len(history)}
-    values |= {"hours": steps * batch * model["chunk"] / 3600, "minutes": record["seconds"] / 60, "steps": steps}
-    base = f", on the frozen extractor of {record['base_run']}" if record["base_run"] else ""
-    return CARD.format(**values, batch=batch, base=base, kept=best["epoch"] + 1) + markdown(table)
+    told = {
+        "sources": ", ".join(model["sources"]),
+        "base": f", on the frozen extractor of {record['base_run']}" if record["base_run"] else "",
+        "hours": steps * batch * model["chunk"] / 3600,
+        "minutes": record["seconds"] / 60,
+        "kept": best["epoch"] + 1,
+    }
+    return CARD.format(**model | record | told, steps=steps, batch=batch, epochs=len(history)) + markdown(table)
 
 
 def main(command: str, profile: str) -> None:

@@ -4,8 +4,9 @@
     seeds: [0, 1, 2]
     questions:
       schemas: [{one: {schema: generic}, other: {schema: v7}, where: {experiment: base}}]
+    claims: {schemas: {claim: ..., done: ..., doubt: ...}}  # of each question, in words
     models: [base-generic-drums-0]  # those that are published
-    listen: {generic: ["base-generic-drums-{seed}"]}  # what notebook 06 compares, each of one or several runs
+    listen: {generic: ["base-generic-drums-{seed}"]}  # what notebook 06 compares, of one or several runs each
     excerpts: []  # test songs of which it keeps sound
     runs:
       base-{schema}-drums-{seed}: {experiment: base, sources: [drums]}

@@ -29,8 +29,7 @@ def summary(scores: pd.DataFrame) -> pd.DataFrame:
     table = runs["mean"].groupby([*CELL, "metric"]).mean().unstack("metric")
     table = table[["uSDR", "cSDR", *table.columns.difference(["uSDR", "cSDR"])]]
     counts = runs.xs("uSDR", level="metric")["count"].groupby(list(CELL)).agg(["size", "max"])
-    names = named.groupby(list(CELL))["run"].agg(joined)
-    table = table.assign(runs=counts["size"], tracks=counts["max"], run=names)
+    table = table.assign(runs=counts["size"], tracks=counts["max"], run=named.groupby(list(CELL))["run"].agg(joined))
     return table.rename_axis(columns=None).reset_index()
 
 
@@ -97,10 +96,8 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
         a, b = (side.to_numpy() for side in sides)
         difference = a.mean(0) - b.mean(0)
         p = wilcoxon(difference).pvalue if difference.any() else 1.0
-        means = (a.mean(), b.mean(), difference.mean())
-        rows.append(
-            [*key, *means, *interval([(1, a), (-1, b)]), rank_biserial(difference), p, min(len(a), len(b)), a.shape[1]]
-        )
+        means = (a.mean(), b.mean(), difference.mean(), *interval([(1, a), (-1, b)]))
+        rows.append([*key, *means, rank_biserial(difference), p, min(len(a), len(b)), a.shape[1]])
     return pd.DataFrame(rows, columns=[*agreed(one, other), *ANSWER])
 
 
@@ -121,9 +118,8 @@ def comparisons(scores: pd.DataFrame, questions: Mapping[str, Iterable[Mapping]]
     for topic, asked in questions.items():
         for question in asked:
             one, other = question["one"], question["other"]
-            names = {"one": " ".join(one.values()), "other": " ".join(other.values())}
             found = paired_differences(_of(scores, question.get("where", {})), one, other)
-            answers.append(found.assign(topic=topic, **names))
+            answers.append(found.assign(topic=topic, one=" ".join(one.values()), other=" ".join(other.values())))
     table = pd.concat([answer for answer in answers if len(answer)] or answers, ignore_index=True)
     counted = table["tracks"] >= LEAST_TRACKS
     table.loc[counted, "p"] = table[counted].groupby("topic")["p"].transform(lambda p: holm(p.to_numpy(float)))

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from bsrnn import checkpoint, cli, pretrained, separate
+from bsrnn import checkpoint, cli, data, pretrained, separate
 from bsrnn.config import CONFIGS, costs
 from bsrnn.separate import Separator, crossfade, estimate
 
@@ -370,6 +371,25 @@ def test_a_song_through_a_published_model(served, tmp_path, monkeypatch, capsys)
     assert {soundfile.info(f"separated/{name}/bass.wav").channels for name in ("mono", "eight", "short")} == {1, 2}
     run("models")
     assert "tiny-obsrnn-simo    vocals, bass, drums, other  0.00 GB   9.79   yes" in capsys.readouterr().out
+
+
+def test_one_model_comes_with_the_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    mixture, targets, rate = data.bundled_song()
+    soundfile.write("song.wav", mixture[:, : 2 * rate].T.numpy(), rate, subtype="FLOAT")
+    assert cli.main(["infer", "song.wav", "--fp32"]) == 0
+    told = capsys.readouterr()
+    assert told.err == "model: open, a small one; --model obsrnn-simo separates better, see bsrnn models\n"
+    assert [line.partition("song/")[2] for line in told.out.split()] == [f"{source}.wav" for source in targets]
+    assert cli.main(["infer", "song.wav", "--model", "open", "--fp32", "--out", "again"]) == 0
+    assert not capsys.readouterr().err  # as it was asked for
+    for source in targets:
+        one, other = (soundfile.read(f"{folder}/song/{source}.wav")[0] for folder in ("separated", "again"))
+        assert np.array_equal(one, other) and np.abs(one).max() > 0.01
+    assert Separator.from_pretrained(sources=["drums"]).sources == ("drums",)
+    (folder,) = pretrained.folders("open")
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 6e6
+    assert load_file(folder / checkpoint.WEIGHTS)["band_split.weight"].dtype == torch.half
 
 
 def test_four_targets_under_one_name(served, tmp_path):

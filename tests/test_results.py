@@ -106,19 +106,36 @@ def test_what_is_published(study):
     assert before == {name: (study / "results" / name).read_bytes() for name in files(study / "results")}
 
 
-MODELS = sorted((ROOT / "results").glob("*/checkpoints/*"))
+def test_the_model_of_the_package_is_published_at_half_precision(study, tiny):
+    settings = study / "profiles" / "demo.yaml"
+    settings.write_text(f"{settings.read_text()}\npackage: base-generic-drums-1\n")
+    model = tiny(["drums"])
+    checkpoint.save(model, results.checkpoint("demo", "base-generic-drums-1", "runs"))
+    results.publish("demo")
+    weights, published = model.state_dict(), load_file(study / "bsrnn" / "open" / "model.safetensors")
+    assert weights.keys() == published.keys()
+    assert all(torch.equal(published[name], weights[name].half()) for name in weights)
+    assert checkpoint.load(study / "bsrnn" / "open").config == model.config
+
+
+MODELS = [*sorted((ROOT / "results").glob("*/checkpoints/*")), ROOT / "bsrnn" / "open"]
 
 
 def test_the_models_in_the_repository_are_those_that_profiles_name():
     named = [(name, run) for name in PUBLISHED for run in load(name)[0]["models"]]
-    assert sorted(named) == [(path.parts[-3], path.name) for path in MODELS]
+    assert sorted(named) == [(path.parts[-3], path.name) for path in MODELS[:-1]]
     assert sum(file.stat().st_size for path in MODELS for file in path.iterdir()) < 25 * 2**20
+    settings, listed = load("open")
+    (run,) = (run for run in listed if run.name == settings["package"])
+    config = checkpoint.load_config(MODELS[-1])
+    assert (config.schema, config.sources) == (run.schema, run.sources)
+    assert {name: getattr(config, name) for name in run.model} == run.model
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: f"{path.parts[-3]}-{path.name}")
 def test_a_model_in_the_repository_loads_bit_for_bit(path):
     weights, model = load_file(path / "model.safetensors"), checkpoint.load(path).state_dict()
-    assert weights.keys() == model.keys() and all(torch.equal(weights[name], model[name]) for name in weights)
+    assert weights.keys() == model.keys() and all(torch.equal(weights[name].float(), model[name]) for name in weights)
 
 
 def test_scores_come_back_with_what_their_run_is(study):
