@@ -103,4 +103,6 @@ def test_profiles_have_the_same_parameters(name):
     demo, other = (yaml.safe_load((ROOT / "profiles" / f"{stem}.yaml").read_text()) for stem in ("demo", name))
     assert other.keys() - {"apart", "package"} == demo.keys()
     assert other["profile"] == name
+    assert other["claims"].keys() == other["questions"].keys()
+    assert all(text.keys() == {"claim", "done", "doubt"} for text in other["claims"].values())
     assert other["model_config"].keys() == demo["model_config"].keys()

@@ -81,7 +81,7 @@ def test_no_profile(load):
 
 
 @pytest.mark.parametrize(
-    ("profile", "count"), [("demo", 18), ("open-1", 76), ("open", 102), ("musdb", 18), ("large", 18)]
+    ("profile", "count"), [("demo", 18), ("open-1", 76), ("open", 103), ("musdb", 18), ("large", 18)]
 )
 def test_the_profiles_list_the_runs_that_are_published(profile, count, monkeypatch):
     monkeypatch.setenv("BSRNN_ROOT", str(ROOT))
