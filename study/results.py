@@ -151,8 +151,8 @@ def publish(profile: str) -> None:
     for file in (published / "bands.csv", *(published / "notebooks").glob("*.ipynb")):
         if (made / file.relative_to(published)).is_file():
             shutil.copyfile(made / file.relative_to(published), file)
-    if (made / "checkpoints" / (packaged := settings.get("package", "none"))).is_dir():
-        save(load(checkpoint(profile, packaged, "runs")).half(), files.root() / "bsrnn" / "open")
+    if "package" in settings and (folder := checkpoint(profile, settings["package"], "runs")).is_dir():
+        save(load(folder).half(), files.root() / "bsrnn" / "open")
     write_tables(profile)
 
 

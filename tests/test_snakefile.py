@@ -37,7 +37,7 @@ def test_every_run_of_a_profile_has_a_job_with_its_parameters(monkeypatch):
         values = yaml.safe_load(command[command.index("-y") + 1])
         found[values.pop("run", "listening")] = (Path(command[-2]).stem, values)
     notebook, values = found.pop("listening")
-    assert notebook == "06_listening" and values["folder"] == "runs"
+    assert notebook == "06_listening" and values["folder"] == "runs" and values["excerpts"] == []
     assert values["models"] == {
         schema: [f"multitask-{schema}-drums+bass+other+vocals-0"] for schema in ("v7", "generic")
     }
