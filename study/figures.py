@@ -70,8 +70,8 @@ def _axes(
 def _frequency_axis(ax: Axes, sample_rate: int, which: str = "x", ticks: Iterable[int] = tuple(TICKS)) -> None:
     """Makes the x or y axis logarithmic in Hz, from 20 Hz to Nyquist."""
     shown = {tick: TICKS[tick] for tick in ticks if tick < sample_rate / 2}
-    limits = {f"{which}scale": "log", f"{which}lim": (HEARING[0], sample_rate / 2)}
-    ax.set(**limits, **{f"{which}ticks": list(shown), f"{which}ticklabels": shown.values()})
+    settings = {"scale": "log", "lim": (HEARING[0], sample_rate / 2), "ticks": [*shown], "ticklabels": shown.values()}
+    ax.set(**{which + name: value for name, value in settings.items()})
 
 
 def _note_axis(ax: Axes, sample_rate: int) -> None:
@@ -98,8 +98,7 @@ def _ordered(names: Iterable) -> list:
 
 
 def way(experiment: str, learned: str) -> str:
-    """What a way of training is called: base, transfer from drums, multitask d+b; initials where several are
-    learned."""
+    """What a way of training is called: base, transfer from drums, multitask d+b (initials of several sources)."""
     short = "+".join(name[0] for name in learned.split("+")) if "+" in learned else learned
     named = f" from {short}" if "transfer" in experiment else f" {short}" * ("+" in learned)
     return experiment.replace("_", " ") + named
@@ -117,8 +116,7 @@ def _beside(ax: Axes, row: float, text: object, **style) -> None:
 
 def _legend(figure: Figure) -> Figure:
     """Adds one legend above all panels, a handle per label."""
-    handles = [ax.get_legend_handles_labels() for ax in figure.axes]
-    labels = {label: handle for pair in handles for handle, label in zip(*pair, strict=True)}
+    labels = {text: handle for ax in figure.axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=4)
     return figure
 
@@ -137,8 +135,8 @@ def schemas(rows: Sequence[tuple[str, BandSchema, int]], sample_rate: int) -> Fi
         faces = [(dark, light)[band % 2] if band in kept else "white" for band in range(len(bounds) - 1)]
         ax.broken_barh(np.stack([bounds[:-1], np.diff(bounds)], 1), (place - 0.4, 0.8), fc=faces, ec=dark, lw=0.5)
         _beside(ax, place, f"{len(kept)} of {len(faces)}")
-    ax.set(xlabel="frequency (Hz)", ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
-    ax.set_yticklabels(label for label, *_ in rows)
+    ax.set(xlabel="frequency (Hz)", ylim=(len(rows) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), [label for label, *_ in rows])
     _frequency_axis(ax, sample_rate)
     _note_axis(ax, sample_rate)
     return figure
@@ -172,12 +170,12 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     missing values are skipped."""
     figure, [[losses, usdr]] = _axes(1, 2, (9.5, 3.8))
     sources = [name.partition("/")[2] for name in history if name.startswith("validation_usdr/")]
-    order = list(dict.fromkeys((*SOURCES, *sources)))  # a source looks the same whichever others are present
-    looks = dict(zip(order, 9 * list(zip(COLOURS, SHAPES, strict=True)), strict=False))
+    # a source looks the same whichever others are present
+    looks = dict(zip(dict.fromkeys((*SOURCES, *sources)), 9 * list(zip(COLOURS, SHAPES, strict=True)), strict=False))
     curves = [
         (losses, "train_loss", "training", INK, "o"),
         (losses, "validation_loss", "validation", COLOURS[1], "s"),
-        *((usdr, f"validation_usdr/{source}", source, *looks[source]) for source in order if source in sources),
+        *((usdr, f"validation_usdr/{source}", source, *look) for source, look in looks.items() if source in sources),
         *[(usdr, "validation_usdr", "mean over sources", INK, "")] * (len(sources) != 1),
     ]
     for ax, column, label, colour, marker in curves:
@@ -308,8 +306,7 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
     models = scores[scores["schema"].isin(("v7", "generic"))]
     if scores["split"].nunique() != 1 or models.empty:
         raise ValueError(f"needs uSDR of V7 or generic on one split: found {sorted(scores['split'].unique())}")
-    baselines = scores[scores["experiment"] == "baseline"].groupby(["source", "run"])["value"].mean()
-    baselines = baselines[baselines < 30]  # an oracle above limits nothing
+    baselines = scores.query("experiment == 'baseline' and run != 'silence'").groupby(["source", "run"])["value"].mean()
     tables = dict(list(models.groupby(["source", "experiment", "learned", "schema"])))
     ways = {source: _ordered(key[1:3] for key in tables if key[0] == source) for source in _ordered(models["source"])}
     heights, floor = [len(rows) + 0.6 for rows in ways.values()], min(0, models["value"].quantile(0.02))
@@ -335,8 +332,8 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
         look = _style(winner) if winner else {"color": GREY, "marker": "D", "mfc": "white"}
         _interval(right, row, answer.difference, (answer.low, answer.high), ms=7, capsize=3, **look)
         _beside(right, row, f"{answer.difference:+.2f} {winner}".replace("-", "−"), color=look["color"])
-    for source, rows in ways.items():
-        known = [f"{name} {score:.1f}" for (of, name), score in baselines.items() if of == source and name != "silence"]
+    for source, rows in ways.items():  # an oracle above 30 dB limits nothing
+        known = [f"{name} {score:.1f}" for (of, name), score in baselines.items() if of == source and score < 30]
         _rows(panels[source][0], [way(*cell) for cell in rows], f"{source}    {', '.join(known)}".replace("-", "−"))
         _rows(panels[source][1], [way(*cell) for cell in rows], "")
     axes[-1, 0].set_xlabel("uSDR (dB)")
@@ -349,9 +346,7 @@ def differences(table: pd.DataFrame) -> Figure:
     """Answers to questions, rows of `statistics.comparisons`: a panel for each, in it every cell's mean difference with
     its 95% interval, filled where it has support, hollow where it has none."""
     questions, schemas = dict(list(table.groupby("question", sort=False))), _ordered(set(table["schema"]) - {""})
-    cells = [
-        _ordered(zip(rows["experiment"], rows["learned"], rows["source"], strict=True)) for rows in questions.values()
-    ]
+    cells = [_ordered(map(tuple, rows[["experiment", "learned", "source"]].to_numpy())) for rows in questions.values()]
     heights = [len(labels) + 1.6 for labels in cells]
     figure, axes = _axes(len(cells), 1, (7.5, 0.8 + 0.26 * sum(heights)), sharex=True, height_ratios=heights)
     for ax, labels, (question, rows) in zip(axes[:, 0], cells, questions.items(), strict=True):
@@ -399,8 +394,10 @@ def _levels(signals: Mapping[str, np.ndarray]) -> dict[str, tuple]:
     # at most about 800 columns, more than a screen shows
     hop = max(512, max(np.shape(signal)[-1] for signal in signals.values()) // 800)
     # scipy's, because librosa's first transform takes many seconds to load a compiler
-    spectra = (stft(np.atleast_2d(x), nperseg=4096, noverlap=4096 - hop)[2] for x in signals.values())
-    powers = [np.square(np.abs(spectrum)).mean(axis=0) for spectrum in spectra]
+    powers = [
+        np.square(np.abs(stft(np.atleast_2d(signal), nperseg=4096, noverlap=4096 - hop)[2])).mean(axis=0)
+        for signal in signals.values()
+    ]
     loudest = max(power.max() for power in powers) or 1.0
     return {name: (power / loudest, hop, "level (dB)") for name, power in zip(signals, powers, strict=True)}
 
@@ -451,15 +448,15 @@ def separation(signals: Mapping[str, np.ndarray], mask: np.ndarray, sample_rate:
     """One source's way through a model, side by side: the spectrogram of the first signal, the mixture; the magnitude
     of the `mask`, see `masks`; and the spectrograms of the others, the estimate and the target, (C, L) each."""
     (first, mixture), *others = _levels(signals).items()
-    images = {first: mixture, "mask": (mask, n_fft // 4, "mask magnitude"), **dict(others)}
-    figure, axes = _images(images, sample_rate, beside=True)
+    figure, axes = _images(
+        {first: mixture, "mask": (mask, n_fft // 4, "mask magnitude"), **dict(others)}, sample_rate, beside=True
+    )
     axes[0].set_xlim(0, np.shape(signals[first])[-1] / sample_rate)
     return figure
 
 
 def player(waveform: np.ndarray, sample_rate: int) -> Audio:
-    """An audio player for a notebook, its sound (C, L) embedded as MP3: small enough to commit. It clips at full
-    scale."""
+    """An audio player for a notebook, its sound (C, L) embedded as MP3, small enough to commit; full scale clips."""
     buffer, samples = io.BytesIO(), np.clip(np.asarray(waveform).T, -1, 1)
     soundfile.write(buffer, samples, sample_rate, format="MP3", bitrate_mode="CONSTANT", compression_level=0.7)
     return Audio(buffer.getvalue(), embed=True)

@@ -70,11 +70,10 @@ class Listening:
 
     def heard(self) -> dict[str, Tensor]:
         """Target, estimate and error at the chosen place: (C, L) each, at the track's sample rate."""
-        target, estimate = self._pair()
         second, rate = self.second.value, self.tracks[self.track.value].sample_rate
         place = slice(max(0, second - AROUND) * rate, (second + 1 + AROUND) * rate) if second != WHOLE else slice(None)
-        sounds = {"target": target, "estimate": estimate, "error": target - estimate}
-        return {name: sound[:, place] for name, sound in sounds.items()}
+        target, estimate = (sound[:, place] for sound in self._pair())
+        return {"target": target, "estimate": estimate, "error": target - estimate}
 
     def _html(self) -> str:
         track, source = self.tracks[self.track.value], self.source.value
@@ -82,8 +81,10 @@ class Listening:
         picture = base64.b64encode(figures.error_over_time({source: self.errors()}, self.worst)._repr_png_()).decode()
         place = ("" if self.second.value == WHOLE else "Around ") + self.second.label
         image = f'<img style="max-width: 100%" src="data:image/png;base64,{picture}">'
-        sounds = {name: figures.player(sound.numpy(), track.sample_rate) for name, sound in self.heard().items()}
-        players = "".join(f"<p>{name}<br>{sound._repr_html_()}</p>" for name, sound in sounds.items())
+        players = "".join(
+            f"<p>{name}<br>{figures.player(sound.numpy(), track.sample_rate)._repr_html_()}</p>"
+            for name, sound in self.heard().items()
+        )
         return f"<p><b>{title}</b></p>{image}<p>{place}:</p>{players}"
 
     def _ipython_display_(self) -> None:

@@ -111,10 +111,8 @@ def _record(profile: str, folder: str, run: str) -> dict:
 def coverage(profile: str) -> pd.DataFrame:
     """How much of a profile's runs has published scores: a row per cell, a column per schema that says of how many
     seeds, such as "2 of 3", empty where the profile has no such cell."""
-    columns, done, listed = list(statistics.CELL[1:]), results(profile) / "scores", runs.load(profile)[1]
-    rows = [
-        (x.experiment, x.learned, "+".join(x.sources), x.schema, (done / f"{x.name}.csv").is_file()) for x in listed
-    ]
+    columns, done = list(statistics.CELL[1:]), {file.stem for file in (results(profile) / "scores").glob("*.csv")}
+    rows = [(x.experiment, x.learned, "+".join(x.sources), x.schema, x.name in done) for x in runs.load(profile)[1]]
     seeds = pd.DataFrame(rows, columns=[*columns, "done"]).groupby(columns, sort=False)["done"].agg(["sum", "size"])
     counts = seeds["sum"].astype(str) + " of " + seeds["size"].astype(str)
     return counts.unstack(fill_value="", sort=False).rename_axis(columns=None).reset_index()
@@ -131,8 +129,8 @@ def compare(profile: str) -> pd.DataFrame:
     table = pd.DataFrame(tables).reset_index()
     table["difference"] = table["reproduced"] - table["published"]
     table["allowed"] = 2 * table.groupby(list(statistics.CELL))["published"].transform("std")
-    beyond = table["difference"].abs() - table["allowed"]
-    table["verdict"] = np.select([beyond.isna(), beyond <= 0], ["one seed", "agrees"], "differs")
+    cases = [table["allowed"].isna(), table["difference"].abs() <= table["allowed"]]
+    table["verdict"] = np.select(cases, ["one seed", "agrees"], "differs")
     table.insert(0, "cell", table["source"] + " of " + table["run"])
     return table.dropna(subset="reproduced").drop(columns=[*statistics.CELL, "run"])
 

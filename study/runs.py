@@ -66,8 +66,8 @@ def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]
     """
     folder = files.root() / "profiles"
     if not (folder / f"{profile}.yaml").is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
-        raise FileNotFoundError(f"no profile {profile!r}: choose from {', '.join(known)}")
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise FileNotFoundError(f"no profile {profile!r}: choose from {known}")
     settings = yaml.safe_load((folder / f"{profile}.yaml").read_text())
     runs, cells = {}, {}
     for template, entry in settings["runs"].items():
@@ -82,9 +82,7 @@ def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]
             learned = runs[base].learned if base else "+".join(entry["sources"])
             cell = (entry["experiment"], schema, tuple(entry["sources"]), seed, learned)
             if cell in cells:  # tables would take them for runs of one cell with different seeds
-                raise ValueError(
-                    f"{profile}: {name}: is told from {cells[cell]} by its name alone: name its experiment"
-                )
+                raise ValueError(f"{profile}: {name}: differs from {cells[cell]} by name alone: name its experiment")
             training = settings["training_config"] | entry.get("training", {})
             model = settings["model_config"] | entry.get("model", {})
             TrainingConfig(**training), Config(entry["sources"], schema, **model).bins()

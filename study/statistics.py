@@ -47,8 +47,7 @@ def gains(scores: pd.DataFrame) -> pd.DataFrame:
     model = ~table["experiment"].isin(scores.loc[scores["experiment"] == "baseline", "run"])
     baselines = table[~model].pivot(index=place, columns="experiment", values="uSDR")
     baselines.insert(0, "trivial", baselines.reindex(columns=TRIVIAL).max(axis=1))
-    models = table[model].join(baselines["trivial"], on=place)
-    models["gain"] = models["uSDR"] - models["trivial"]
+    models = table[model].join(baselines["trivial"], on=place).eval("gain = uSDR - trivial")
     models = models.join(baselines.drop(columns=["trivial", *TRIVIAL], errors="ignore"), on=place)
     return models.assign(run=models.pop("run")).reset_index(drop=True)
 
@@ -63,10 +62,8 @@ def pairs(
 ) -> dict[tuple[str, ...], tuple[pd.DataFrame, pd.DataFrame]]:
     """The uSDR, in dB, of cells of one kind and of the same cells of another kind, see `paired_differences`: two tables
     (runs, tracks) of those tracks in which all runs have a score, by the columns in which the cells agree."""
-    chosen, ours, theirs = scores[scores["metric"] == "uSDR"], {}, {}
-    for kind, cells in ((one, ours), (other, theirs)):
-        for key, cell in _of(chosen, kind).groupby(agreed(one, other)):
-            cells[key] = cell.pivot_table("value", "run", "track").dropna(axis=1)
+    cells = [_of(scores[scores["metric"] == "uSDR"], kind).groupby(agreed(one, other)) for kind in (one, other)]
+    ours, theirs = ({key: cell.pivot_table("value", "run", "track").dropna(axis=1) for key, cell in x} for x in cells)
     found = {key: ours[key].columns.intersection(theirs[key].columns) for key in sorted(ours.keys() & theirs.keys())}
     return {key: (ours[key][tracks], theirs[key][tracks]) for key, tracks in found.items() if len(tracks)}
 
@@ -131,9 +128,8 @@ def comparisons(scores: pd.DataFrame, questions: Mapping[str, Iterable[Mapping]]
 
 
 def trend(sides: Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[float, float, float]:
-    """How a difference grows with a model's size, in dB for ten times the parameters, and its 95% interval.
-
-    The slope of a line through the mean differences over the logarithm of the parameters, by least squares.
+    """How a difference grows with a model's size, in dB for ten times the parameters, and its 95% interval: the slope
+    of a line through the mean differences over the logarithm of the parameters, by least squares.
 
     Args:
         sides: number of parameters to the scores of both sides, (runs, tracks) of the same tracks, as `pairs` gives
@@ -165,8 +161,7 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """95% interval of the mean of some values, (tracks,) or (runs, tracks), by the percentiles of resampled means; the
     same values always have the same. NaN values are left out; a single value is its own interval."""
     table = pd.DataFrame(np.atleast_2d(values)).dropna(axis=1, how="all")
-    table = table.fillna(table.mean()).to_numpy(float)
-    return interval([(1, table)]) if table.size else (np.nan, np.nan)
+    return interval([(1, table.fillna(table.mean()).to_numpy(float))]) if table.size else (np.nan, np.nan)
 
 
 def interval(sides: Sequence[tuple[float, np.ndarray]]) -> tuple[float, float]:
@@ -186,8 +181,7 @@ def interval(sides: Sequence[tuple[float, np.ndarray]]) -> tuple[float, float]:
         mean = side.mean(0)[tracks[:, 0]].mean(1)
         luck = (side[runs, tracks].mean((1, 2)) - mean) * (len(side) / max(1, len(side) - 1)) ** 0.5
         total += weight * (mean + luck)
-    low, high = np.quantile(total, (0.025, 0.975))
-    return float(low), float(high)
+    return tuple(np.quantile(total, (0.025, 0.975)).tolist())
 
 
 def rank_biserial(differences: np.ndarray) -> float:

@@ -63,7 +63,7 @@ def entry(**change):
         (entry(trainning={}), "one: 'trainning' is unknown or missing"),
         (entry(schema=None), "one: has no schema or seed"),
         (entry(base_run="base-v7-bass-0"), "one: .*stands before its base"),
-        (entry(sources=["drums"]), "one: is told from base-v7-drums-0 by its name alone"),
+        (entry(sources=["drums"]), "one: differs from base-v7-drums-0 by name alone"),
         (entry(training={"max_epochs": "4"}), "max_epochs must be of type int"),
         (entry(schema="v9"), "v9"),
     ],
