@@ -1,8 +1,7 @@
 """Band schemas: where a spectrogram is cut along frequency.
 
-A schema is a list of frequencies in Hz and knows nothing of sample rates; `BandSchema.bins` turns it into
-bin ranges for one STFT. The hand-made schemas are those of Luo & Yu (arXiv 2209.15174, section V-A); the
-generic schema is spaced evenly on the note axis and is this project's proposal.
+A schema is a list of frequencies in Hz and knows nothing of sample rates. The hand-made ones are those of Luo & Yu
+(arXiv 2209.15174, section V-A); the generic one is spaced evenly on the note axis and is this project's proposal.
 """
 
 import math
@@ -48,14 +47,13 @@ class BandSchema:
         count = n_fft // 2 + 1
         # the tolerance keeps what is a whole number of bins from being rounded past it
         if convention == "centre":
-            cuts = [math.ceil(edge * n_fft / sample_rate - 1e-9) for edge in self.edges]
+            cuts = (math.ceil(edge * n_fft / sample_rate - 1e-9) for edge in self.edges)
         elif convention == "floor":
             widths = (high - low for low, high in pairwise((0.0, *self.edges)))
             cuts = accumulate(math.floor(width * 2 * count / sample_rate + 1e-9) for width in widths)
         else:
             raise ValueError(f"unknown bin convention {convention!r}: choose from {', '.join(BIN_CONVENTIONS)}")
-        bounds = sorted({0, count, *(cut for cut in cuts if cut < count)})
-        return tuple(pairwise(bounds))
+        return tuple(pairwise(sorted({0, count, *(cut for cut in cuts if cut < count)})))
 
     def semitones(self) -> tuple[float, ...]:
         """Widths in semitones of the bands that have a lower and an upper edge (all but the first and the last)."""
@@ -69,11 +67,11 @@ class BandSchema:
 
 def _steps(*parts: tuple[int, int]) -> tuple[float, ...]:
     """Edges from (upper limit, bandwidth) pairs in Hz, the paper's notation; a bandwidth divides its part."""
-    edges, low = [], 0
-    for limit, width in parts:
-        edges += range(low + width, limit + 1, width)
-        low = limit
-    return tuple(map(float, edges))
+    return tuple(
+        float(edge)
+        for (low, _), (limit, width) in pairwise([(0, 0), *parts])
+        for edge in range(low + width, limit + 1, width)
+    )
 
 
 # Luo & Yu, section V-A; `joint` is drums' split refined at the top, as in SIMO-BSRNN (arXiv 2603.09187).
@@ -97,13 +95,10 @@ _GENERIC_NAME = re.compile(r"generic(?:-(\d{1,4})-(\d{1,4}))?")  # longer number
 def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
     """Bands evenly spaced on the note axis, one schema for every instrument (Refined BSRNN; not in the paper).
 
-    Of the notes of `divisions` per octave within hearing (20 Hz to 20 kHz, A4 = 440 Hz), those that lie halfway between
-    the notes of `divisions` / 2 per octave are candidates: with 24, the quarter tones that are not semitones, so that
-    every semitone lies within a band. `bands` of them, evenly by index, are upper edges; one more band reaches Nyquist.
-
-    Args:
-        divisions: notes per octave, even.
-        bands: number of upper edges to pick.
+    Of the notes of `divisions` per octave, an even number, within hearing (20 Hz to 20 kHz, A4 = 440 Hz), those that
+    lie halfway between the notes of `divisions` / 2 per octave are candidates: with 24, the quarter tones that are not
+    semitones, so that every semitone lies within a band. `bands` of them, evenly by index, are upper edges; one more
+    band reaches Nyquist.
     """
     if divisions < 2 or divisions % 2:
         raise ValueError(f"divisions per octave must be even and at least 2, not {divisions}")
@@ -116,11 +111,8 @@ def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
 
 
 def band_schema(name: str) -> BandSchema:
-    """The schema of that name: one of `SCHEMA_NAMES`, or generic-DIVISIONS-EDGES, such as generic-48-60.
-
-    Raises:
-        ValueError: there is no such schema.
-    """
+    """The schema of that name: one of `SCHEMA_NAMES`, or generic-DIVISIONS-EDGES, such as generic-48-60; ValueError if
+    there is none."""
     if match := _GENERIC_NAME.fullmatch(name):
         return generic_schema(*(int(group) for group in match.groups() if group))
     if name in PAPER_SCHEMAS:

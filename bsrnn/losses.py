@@ -6,15 +6,12 @@ FLOOR = 2e-3  # mean square, 27 dB below full scale; with 2e-5, what is silent t
 
 
 def objective(estimates: Tensor, targets: Tensor, waveforms: Tensor, target_waveforms: Tensor) -> Tensor:
-    """L_obj of each source: L1 of the real part, of the imaginary part and of the waveform, each a mean, unweighted
-    (Luo & Yu, section IV-A3).
+    """L_obj of each source, (S,): L1 of the real part, of the imaginary part and of the waveform, each a mean,
+    unweighted (Luo & Yu, section IV-A3).
 
     Args:
         estimates, targets: (B, S, C, F, T) complex.
         waveforms, target_waveforms: (B, S, C, L).
-
-    Returns:
-        (S,)
     """
     difference = estimates - targets
     spectral = difference.real.abs() + difference.imag.abs()
