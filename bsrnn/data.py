@@ -152,13 +152,12 @@ def _songs(root: Path, split: str) -> list[Path]:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     folders = {path.name.lower(): path for path in _visible(root) if path.is_dir()}
-    halves = {half: folders[half] for half in ("train", "test") if half in folders}
-    if len(halves) == 1:
-        (missing,) = {"train", "test"} - halves.keys()
-        raise FileNotFoundError(f"{root}: has no {missing} folder beside the other")
-    folder = halves.get("test" if split == "test" else "train", root)
+    missing = {"train", "test"} - folders.keys()
+    if len(missing) == 1:
+        raise FileNotFoundError(f"{root}: has no {missing.pop()} folder beside the other")
+    folder = root if missing else folders["test" if split == "test" else "train"]
     songs = [path for path in _visible(folder) if path.is_dir() or path.name.endswith(STEM_FILE)]
-    if not halves and (split == "test" or not songs):
+    if missing and (split == "test" or not songs):
         raise FileNotFoundError(
             f"{root}: has no train and no test folder, and so no songs for {split}: songs right in it (folders of "
             "stems, or .stem.mp4 files) are for train and validation"
@@ -168,11 +167,10 @@ def _songs(root: Path, split: str) -> list[Path]:
 
 def _text(file: Path) -> str:
     """What a small text file says."""
-    content = file.read_bytes()
-    if len(content) > TEXT_BYTES:
+    if file.stat().st_size > TEXT_BYTES:
         raise ValueError(f"{file}: is larger than {TEXT_BYTES // 1024} kB")
     try:
-        return content.decode("utf-8-sig")
+        return file.read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{file}: is not in UTF-8, but in another encoding: save it in UTF-8") from None
 
@@ -201,11 +199,13 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
         raise ValueError(f"{file}: {twice[0]} belongs to one source only, but is named more than once")
     if "mixture" in mapping:
         raise ValueError(f"{file}: mixture is no source")
-    every = [
-        path for depth in ("*", "*/*", "*/*/*") for path in _visible(root, depth) if path.suffix.lower() in SUFFIXES
+    names = [
+        STEMS if path.name.endswith(STEM_FILE) else (path.stem.lower(),)
+        for depth in ("*", "*/*", "*/*/*")
+        for path in _visible(root, depth)
+        if path.suffix.lower() in SUFFIXES
     ]
-    names = [STEMS if path.name.endswith(STEM_FILE) else (path.stem.lower(),) for path in every]
-    found = {name for group in names for name in group} - {"mixture"}
+    found = set().union(*names) - {"mixture"}
     if missing := sorted(set(stems) - found):
         left_out = ", ".join(sorted(found - set(stems))) or "none"
         raise ValueError(f"{file}: no song has {', '.join(missing)}; stems that are there and not named: {left_out}")
@@ -270,8 +270,7 @@ def _open_streams(song: Path) -> dict[str, Recording]:
     lengths = {part.measured().length for part in {part.length: part for part in streams}.values()}
     if max(lengths) - min(lengths) > STREAM_SLACK:
         raise ValueError(f"{song}: its streams differ in length")
-    parts = [replace(part, length=min(lengths)) for part in streams]
-    return dict(zip(("mixture", *STEMS), parts, strict=True))
+    return {name: replace(part, length=min(lengths)) for name, part in zip(("mixture", *STEMS), streams, strict=True)}
 
 
 def fingerprint(root: Path) -> str:
