@@ -306,13 +306,10 @@ def active_segments(stem: Tensor, sample_rate: int, segment: float = 6.0) -> lis
     segments = windows(stem.shape[-1], sample_rate, segment)
     part = max(1, (segments[0][1] - segments[0][0]) // SEGMENT_CHUNKS)
     chunks = torch.stack([stem[:, start : start + part * SEGMENT_CHUNKS] for start, _ in segments])
-    levels = chunks.unflatten(-1, (-1, part)).square().mean((1, 3)).sqrt()  # (segments, chunks)
-    levels = levels.clamp_min(SILENT_LEVEL)
-    quantile = float(levels.quantile(ACTIVE_QUANTILE))
-    for threshold in (max(quantile, ACTIVE_LEVEL), ACTIVE_LEVEL):  # the latter for a level that is constant
-        active = (levels > threshold).float().mean(1) > 0.5
-        if active.any():
-            break
+    levels = chunks.unflatten(-1, (-1, part)).square().mean((1, 3)).sqrt().clamp_min(SILENT_LEVEL)  # (segments, chunks)
+    thresholds = max(float(levels.quantile(ACTIVE_QUANTILE)), ACTIVE_LEVEL), ACTIVE_LEVEL
+    usual, constant = ((levels > threshold).float().mean(1) > 0.5 for threshold in thresholds)
+    active = usual if usual.any() else constant  # a level that is constant does not exceed its own quantile
     return [segment for segment, keep in zip(segments, active, strict=True) if keep]
 
 
