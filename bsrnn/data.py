@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -329,14 +330,13 @@ def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Tra
     """Every source of every song, whole. What cannot be read is a problem, be it a mixture, and such a source is taken
     to sound all the time, so that it is not called silent on top of that."""
     for track in tqdm(tracks, "listening for problems", unit="song", delay=2, leave=False, disable=None):
-        for source in track.sources:
+        has_mixture = len(track.files["mixture"]) == 1  # not the sum of stems
+        for source in track.files if has_mixture else track.sources:
             signal = torch.ones(()).expand(track.channels, track.length)
             with noted(problems):
                 signal = track.read(source)
-            yield track, source, signal
-        if len(track.files["mixture"]) == 1:  # not the sum of stems
-            with noted(problems):
-                track.read("mixture")
+            if source != "mixture":
+                yield track, source, signal
 
 
 class Mixes(Dataset):
@@ -408,13 +408,10 @@ class Mixes(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         stems = {source: self._stem(source, *choice) for source, choice in self._choices(index).items()}
-        first, *others = stems.values()
-        mixture = sum(others, first)
+        mixture = reduce(torch.add, stems.values())
         targets = torch.stack([stems[source] for source in self.targets])
-        peak = 1.0
-        if self.config.peak_division:
-            # of all stems, so that a sample does not depend on which of them are targets
-            peak = max(1e-8, float(torch.stack([mixture, *stems.values()]).abs().max()))
+        every = torch.stack([mixture, *stems.values()])  # a sample does not depend on which of them are targets
+        peak = max(1e-8, float(every.abs().max())) if self.config.peak_division else 1.0
         return mixture / peak, targets / peak
 
     def songs(self, index: int) -> list[str]:
@@ -426,8 +423,7 @@ class Mixes(Dataset):
         it is multiplied by; and the speed, from 0 to 1."""
         draw, speeds, kind = (np.random.default_rng([self.seed, index, *more]) for more in ((), (1,), (2,)))
         aligned, target = kind.random(2)
-        target = [*self.pools][int(target * len(self.pools))]
-        pool = self.pools[target]
+        target, pool = [*self.pools.items()][int(target * len(self.pools))]
         common = pool[target] if aligned < self.config.aligned else []
         # every number is drawn, needed or not, so that the draws of one source do not depend on another's fate
         draws = [(*draw.random(5), speeds.random()) for _ in pool]
@@ -507,11 +503,9 @@ class WholeTracks(Dataset):
     ):
         check_sources(targets, tracks)
         self.tracks, self.targets, self.seconds = tracks, targets, seconds
-        found, heard = [], set()
-        for track, source, signal in _signals(tracks, found):
-            start, length = self._part(track)
-            if signal[:, start : start + length].any():
-                heard.add(source)
+        found = []
+        signals = _signals(tracks, found)
+        heard = {source for track, source, signal in signals if signal.narrow(1, *self._part(track)).any()}
         silent = [source for source in targets if source not in heard]
         report(found + [f"{source} is silent in all that validates: nothing to score" for source in silent], problems)
 
