@@ -66,11 +66,7 @@ class Track:
         return tuple(name for name in self.files if name != "mixture")
 
     def read(self, source: str, start: int = 0, frames: int = -1) -> Tensor:
-        """A part of a source, or of "mixture", as (C, frames); -1 reads to the end.
-
-        Raises:
-            ValueError: what `Recording.read` says.
-        """
+        """A part of a source, or of "mixture", as (C, frames), -1: to the end; with the errors of `Recording.read`."""
         frames = self.length - start if frames < 0 else frames
         parts = [file.read(start, frames) for file in self.files[source]]
         return sum(parts[1:], parts[0]) if parts else torch.zeros(self.channels, frames)
@@ -91,14 +87,12 @@ def find_data(data: str | Path) -> Path:
 
 
 def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str] | None = None) -> list[Track]:
-    """The songs of a split, sorted by name, each checked.
+    """The songs of a split (train, validation or test) of the data set in a folder, sorted by name, each checked.
 
     Validation songs are taken from the training songs: those that a validation.txt names, or those of musdb's own list,
     or, where none of them is there, every sixth. A folder without train/ and test/ has training songs only.
 
     Args:
-        root: the data set.
-        split: train, validation or test.
         portion: share of the songs to use, 0 (exclusive) to 1; the first ones, at least one.
         problems: gets a line for everything that is wrong with the songs, which are left out; None raises them.
 
@@ -178,10 +172,7 @@ def _text(file: Path) -> str:
 
 def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
     """The stems of every source of a data set: as its stems.yaml says, or one of the same name for each of `STEMS`.
-
-    Raises:
-        ValueError: the file does not map names to lists of names, one stem belongs to two sources, or no song has it.
-    """
+    ValueError if the file does not map names to lists of names, one stem belongs to two sources, or no song has it."""
     file = root / MAPPING
     if not file.is_file():
         return {stem: (stem,) for stem in STEMS}
@@ -291,18 +282,11 @@ def windows(length: int, sample_rate: int, segment: float = 6.0) -> list[tuple[i
 
 
 def active_segments(stem: Tensor, sample_rate: int, segment: float = 6.0) -> list[tuple[int, int]]:
-    """Where a stem sounds: those of its `windows` that source activity detection keeps.
+    """Where a stem (C, L) at a rate in Hz sounds: those of its `windows` of so many seconds, half-open ranges of
+    samples, that source activity detection keeps.
 
     A segment is cut into ten chunks. The threshold is the 15% quantile of the RMS of all the track's chunks, at least
     1e-3; a segment is kept if more than half of its chunks exceed it. That energy means RMS is our choice.
-
-    Args:
-        stem: (C, L). Shorter than a segment, it is one.
-        sample_rate: in Hz.
-        segment: length of a segment in seconds.
-
-    Returns:
-        half-open ranges of samples.
     """
     segments = windows(stem.shape[-1], sample_rate, segment)
     part = max(1, (segments[0][1] - segments[0][0]) // SEGMENT_CHUNKS)
@@ -347,12 +331,10 @@ class Mixes(Dataset):
     model separates channels one by one. Each item is a mixture (C, L) and the targets (S, C, L).
 
     Args:
-        tracks: the songs.
-        targets: the sources to estimate, in order.
+        tracks, targets: the songs, and the sources to estimate, in order.
         config: how samples are mixed. They do not depend on what the targets are, but with `target_songs`: then a
             sample is for one of them, and a source that no song with it has comes from any.
-        sample_rate: of the samples, in Hz.
-        chunk: length of a sample in seconds.
+        sample_rate, chunk: of the samples, in Hz, and their length in seconds.
         seed: of all draws.
         together: keep all channels, of which the songs then have the same number.
         problems: gets a line for all that is wrong with the songs, which are read once; None raises them.
@@ -464,8 +446,7 @@ class EpochSampler(Sampler):
     an index alone says what to draw; and all processes together take what one with the whole batch would take.
 
     Args:
-        size: samples in an epoch, of all processes.
-        batch_size: samples in a batch of one process.
+        size, batch_size: samples in an epoch of all processes, and in a batch of one.
         rank, processes: which of how many processes this is.
     """
 
@@ -492,8 +473,7 @@ class WholeTracks(Dataset):
     """Songs as they are: item i is track i's name, mixture (C, L), targets (S, C, L) and sample rate.
 
     Args:
-        tracks: the songs.
-        targets: the sources, in order.
+        tracks, targets: the songs, and the sources, in order.
         seconds: how much of each song, from its middle; 0 is all.
         problems: as of `Mixes`.
     """
