@@ -7,10 +7,8 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +117,10 @@ def score(
     table = ScoreTable(settings, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
 
+    @lru_cache(1)  # as the songs come one after the other, each is read once
+    def read(track: Track) -> dict[str, Tensor]:
+        return {name: track.read(name) for name in ("mixture", *track.sources)}
+
     def is_done(estimator: Estimator, track: Track) -> bool:
         kept = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
         if audio_folder and estimator.is_model:
@@ -128,8 +130,14 @@ def score(
     todo = [(track, estimator) for track in tracks for estimator in estimators if not is_done(estimator, track)]
     if done := len(tracks) * len(estimators) - len(todo):
         print(f"{out}: {done} of {done + len(todo)} were scored before", flush=True)
-    with tqdm(total=len(todo), unit="song", delay=2, disable=None) as bar:
-        for estimator, track, references, estimates in _estimates(todo, bar):
+    with tqdm(todo, unit="song", delay=2, disable=None) as bar:
+        for track, estimator in bar:
+            bar.set_description(f"evaluating {estimator.name}", refresh=False)  # which would show it before its time
+            song = read(track)
+            estimates = estimator.estimate(track, song)
+            if not estimates.isfinite().all():
+                raise ValueError(f"{estimator.name}: its estimate of {track.name} is not finite")
+            references = torch.stack([song[source] for source in estimator.sources])
             values = measure(references, estimates, track.sample_rate)
             if audio_folder and estimator.is_model:
                 _write_audio(audio_folder / estimator.name / track.name, track, estimator.sources, estimates)
@@ -147,20 +155,7 @@ def score(
                     for source, value in zip(estimator.sources, of_sources, strict=True)
                 ]
             )
-            bar.update()
     return table.rows()
-
-
-def _estimates(todo: Sequence[tuple[Track, Estimator]], bar: tqdm) -> Iterator[tuple[Estimator, Track, Tensor, Tensor]]:
-    """Each estimator and track with its references and estimates (S, C, L); songs are read once."""
-    for track, pairs in groupby(todo, itemgetter(0)):
-        song = {name: track.read(name) for name in ("mixture", *track.sources)}
-        for _, estimator in pairs:
-            bar.set_description(f"evaluating {estimator.name}", refresh=False)  # which would show it before its time
-            estimates = estimator.estimate(track, song)
-            if not estimates.isfinite().all():
-                raise ValueError(f"{estimator.name}: its estimate of {track.name} is not finite")
-            yield estimator, track, torch.stack([song[source] for source in estimator.sources]), estimates
 
 
 def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
