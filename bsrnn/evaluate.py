@@ -205,8 +205,6 @@ class ScoreTable:
         self.parts: dict[tuple[str, str], list[dict]] = {}
         if file:
             self._read(file)  # refuses before anything is written
-            with files.written_together(file.parent):  # and so does this, where nothing can be
-                pass
             self._write(file)
 
     def _read(self, file: Path) -> tuple[dict, dict[tuple[str, str], list[dict]]]:
@@ -229,7 +227,8 @@ class ScoreTable:
 
     def _write(self, file: Path) -> None:
         """Write the rows that were added to those that the file holds by now."""
-        with FileLock(file.with_name(f".{file.name}.lock")):
+        # the folder first, which says best why nothing can be written to it
+        with files.written_together(file.parent), FileLock(file.with_name(f".{file.name}.lock")):
             known, self.parts = self._read(file)
             files.save_json(file.with_suffix(NOTE), known | self.settings)
             if self.added:
@@ -293,11 +292,11 @@ def find_estimators(
         configs += [model.config for model in separator.models]
     found += [of_folder(folder, tracks) for folder in folders]
     oracles = {}
-    for name, given, default in (("sample_rate", sample_rate, 44_100), ("n_fft", n_fft, 2048)):
-        values = {getattr(config, name) for config in configs} or {default}
-        if given is None and len(values) > 1:
+    for name, given in (("sample_rate", sample_rate), ("n_fft", n_fft)):
+        values = {getattr(config, name) for config in configs or [Config()]} if given is None else {given}
+        if len(values) > 1:
             raise ValueError(f"the models differ in {name}: give the oracles' --{name}")
-        oracles[name] = values.pop() if given is None else given
+        oracles[name] = values.pop()
     found += baselines(tracks[0].sources, **oracles)
     names = [estimator.name for estimator in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -335,9 +334,8 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
         raise FileNotFoundError(f"{folder}: no such folder; it should hold estimates as TRACK/SOURCE.wav")
     known, found, problems = tracks[0].sources, {}, []
     for track in tracks:
-        place = folder / track.name
         with noted(problems):
-            found[track] = open_stems(place, [source.lower() for source in known]) if place.is_dir() else {}
+            found[track] = open_stems(folder / track.name, [source.lower() for source in known])
     names = [source for source in known if any(source.lower() in stems for stems in found.values())]
     if not names and not problems:
         raise ValueError(f"{folder}: holds no estimates; expected {tracks[0].name}/{known[0]}.wav and so on")
@@ -401,16 +399,14 @@ def _masked(mask: Callable, track: Track, song: Mapping[str, Tensor], sample_rat
     resampled = audio.resample(signals.flatten(0, 1), track.sample_rate, sample_rate)
     spectra = stft(resampled, n_fft).unflatten(0, signals.shape[:2])
     estimates = istft(mask(spectra[0], spectra[1:]), n_fft, resampled.shape[-1])
-    back = audio.resample(estimates.flatten(0, 1), sample_rate, track.sample_rate)[:, : track.length]
-    back = torch.nn.functional.pad(back, (0, track.length - back.shape[-1]))
-    return back.unflatten(0, estimates.shape[:2])
+    back = audio.resample(estimates.flatten(0, 1), sample_rate, track.sample_rate)  # too long or short, if by little
+    return torch.nn.functional.pad(back, (0, track.length - back.shape[-1])).unflatten(0, estimates.shape[:2])
 
 
 def _write_audio(folder: Path, track: Track, sources: Sequence[str], estimates: Tensor) -> None:
     with files.written_together(folder) as partial:
         for source, stem in zip(sources, estimates, strict=True):
-            file = partial / f"{source}.wav"
-            audio.write(file, [stem], audio.Recording(file, track.sample_rate, track.channels, track.length))
+            audio.write(partial / f"{source}.wav", [stem], track.files["mixture"][0])
 
 
 def _write_museval(file: Path, track: Track, sources: Sequence[str], frames: Tensor, ratios: Tensor | None) -> None:
@@ -419,8 +415,7 @@ def _write_museval(file: Path, track: Track, sources: Sequence[str], frames: Ten
 
     store = museval.TrackStore(track.name)
     others = torch.full((len(BSSEVAL), *frames.shape), torch.nan) if ratios is None else ratios
-    for index, source in enumerate(sources):
-        values = [frames[index].tolist(), *others[:, index].tolist()]
+    for source, values in zip(sources, torch.stack([frames, *others], 1).tolist(), strict=True):
         store.add_target(source, dict(zip(("SDR", *BSSEVAL), values, strict=True)))
     with files.written_whole(file) as partial:
         store.save(partial)
