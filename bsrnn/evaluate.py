@@ -45,15 +45,8 @@ class Estimator:
 
 
 def measure(references: Tensor, estimates: Tensor, sample_rate: int) -> dict[str, Tensor]:
-    """How close estimates are to their sources.
-
-    Args:
-        references, estimates: (S, C, L).
-        sample_rate: in Hz.
-
-    Returns:
-        each of `METRICS` to (S,) in dB; NaN where the source is silent.
-    """
+    """How close estimates are to their sources, (S, C, L) at a rate in Hz: each of `METRICS` to (S,) in dB; NaN where
+    the source is silent."""
     return {
         "uSDR": usdr(references, estimates),
         "cSDR": csdr(references, estimates, sample_rate),
@@ -62,17 +55,8 @@ def measure(references: Tensor, estimates: Tensor, sample_rate: int) -> dict[str
 
 
 def evaluate(model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "") -> list[dict]:
-    """Separate every song and score every source that the model knows.
-
-    Args:
-        model: to be scored.
-        tracks: the songs.
-        split: what the songs are, for the rows.
-        run: what the model is, for the rows.
-
-    Returns:
-        see `score`.
-    """
+    """Separate every song and score every source that the model knows, see `score`. In the rows, `split` says what the
+    songs are, and `run` what the model is."""
     return score([_of_separator(Separator([model.eval()]), run)], tracks, split=split)
 
 
@@ -91,8 +75,7 @@ def score(
 
     Args:
         estimators: models and others, of different names.
-        tracks: the songs.
-        split: what the songs are, for the rows.
+        tracks, split: the songs, and what they are, for the rows.
         data: fingerprint of the songs.
         out: CSV file that gets the rows after every song, see `ScoreTable`. What it holds already is not scored again.
         with_bsseval: also ISR, SIR and SAR, by museval, which takes minutes per song.
@@ -104,8 +87,7 @@ def score(
         frames of ISR, SIR and SAR; NaN where the source is silent.
 
     Raises:
-        ValueError: an estimator does not fit the songs, its estimate is not finite, or `out` holds scores of other
-            settings.
+        ValueError: an estimator does not fit the songs, its estimate is not finite, or `out` holds other scores.
         OSError: a file cannot be written.
     """
     for estimator in estimators:
@@ -192,10 +174,7 @@ class ScoreTable:
     Args:
         settings: what the scores of each run depend on.
         tracks: names of the songs, in order.
-        file: a CSV file, or None.
-
-    Raises:
-        ValueError: the file holds scores of other settings, or of unknown ones.
+        file: a CSV file, or None; ValueError if it holds scores of other settings, or of unknown ones.
     """
 
     def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
@@ -251,11 +230,7 @@ class ScoreTable:
 
 
 def read_rows(file: Path) -> list[dict]:
-    """The rows of scores in a CSV file.
-
-    Raises:
-        ValueError, KeyError: it holds something else.
-    """
+    """The rows of scores in a CSV file; ValueError or KeyError if it holds something else."""
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
     if not rows:
@@ -272,12 +247,11 @@ def find_estimators(
     n_fft: int | None = None,
     **options,
 ) -> list[Estimator]:
-    """Models, estimates in folders, and the baselines of all of them.
+    """Models, estimates in folders, and the baselines of all of them, for these songs.
 
     Args:
         checkpoints: models, each named after its folder, or of runs/<name>/model after that of the run.
         folders: see `of_folder`.
-        tracks: the songs.
         sample_rate, n_fft: of the oracles; None is that of the models, or 44.1 kHz and 2048 where there are none.
         options: of the models, see `Separator.from_pretrained`.
 
@@ -323,7 +297,6 @@ def _of_separator(separator: Separator, name: str) -> Estimator:
 
 def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `audio.SUFFIXES`.
-
     Sources of which no track has an estimate are not scored.
 
     Raises:
@@ -369,15 +342,12 @@ def _mismatches(estimate: audio.Recording, track: Track) -> Iterator[str]:
 
 
 def baselines(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Estimator]:
-    """What needs no model: the mixture and silence as estimates, and two oracles, which know the sources.
+    """What needs no model: the mixture and silence as estimates of the sources, and two oracles, which know these.
 
     "IRM" multiplies the mixture's STFT by the ideal ratio mask: each source's share in the sum of all magnitudes, as
     IRM1 in SiSEC 2018 (Stöter, Liutkus & Ito), whose IRM2 takes powers. "STFT" is the limit of any complex mask, and
-    of the models: what is left of a source at `sample_rate`, in bins in which the mixture is not zero.
-
-    Args:
-        sources: of the songs.
-        sample_rate, n_fft: of the oracles, in Hz and samples.
+    of the models: what is left of a source at `sample_rate` (Hz) and `n_fft` (samples), in bins in which the mixture is
+    not zero.
     """
     Config(sources, sample_rate=sample_rate, n_fft=n_fft)  # refuses what no model can have
     settings = {"sample_rate": sample_rate, "n_fft": n_fft}
