@@ -258,16 +258,14 @@ def find_estimators(
     Raises:
         FileNotFoundError, ValueError: something cannot be used, one line per problem.
     """
-    found, configs = [], []
-    for path in checkpoints:
-        separator = Separator.from_pretrained(path, **options)
-        folders_above = (part for part in reversed(Path(os.path.abspath(path)).parts) if part not in MODEL_PARTS)
-        found.append(_of_separator(separator, next(folders_above)))
-        configs += [model.config for model in separator.models]
-    found += [of_folder(folder, tracks) for folder in folders]
+    separators = [Separator.from_pretrained(path, **options) for path in checkpoints]
+    paths = [Path(os.path.abspath(path)) for path in checkpoints]
+    runs = [next(part for part in reversed(path.parts) if part not in MODEL_PARTS) for path in paths]
+    found = [*map(_of_separator, separators, runs), *(of_folder(folder, tracks) for folder in folders)]
+    configs = [model.config for separator in separators for model in separator.models] or [Config()]
     oracles = {}
     for name, given in (("sample_rate", sample_rate), ("n_fft", n_fft)):
-        values = {getattr(config, name) for config in configs or [Config()]} if given is None else {given}
+        values = {getattr(config, name) for config in configs} if given is None else {given}
         if len(values) > 1:
             raise ValueError(f"the models differ in {name}: give the oracles' --{name}")
         oracles[name] = values.pop()
@@ -286,13 +284,8 @@ def _of_separator(separator: Separator, name: str) -> Estimator:
                 stems |= separate(model, song["mixture"], track.sample_rate, hop=separator.hop)
         return torch.stack(list(stems.values()))
 
-    return Estimator(
-        name,
-        separator.sources,
-        estimates,
-        {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16},
-        is_model=True,
-    )
+    settings = {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16}
+    return Estimator(name, separator.sources, estimates, settings, is_model=True)
 
 
 def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
