@@ -484,8 +484,7 @@ class WholeTracks(Dataset):
         check_sources(targets, tracks)
         self.tracks, self.targets, self.seconds = tracks, targets, seconds
         found = []
-        signals = _signals(tracks, found)
-        heard = {source for track, source, signal in signals if signal.narrow(1, *self._part(track)).any()}
+        heard = {name for track, name, signal in _signals(tracks, found) if signal.narrow(1, *self._part(track)).any()}
         silent = [source for source in targets if source not in heard]
         report(found + [f"{source} is silent in all that validates: nothing to score" for source in silent], problems)
 
