@@ -247,16 +247,14 @@ def find_estimators(
     n_fft: int | None = None,
     **options,
 ) -> list[Estimator]:
-    """Models, estimates in folders, and the baselines of all of them, for these songs.
+    """Models, estimates in folders, and the baselines of all of them, for these songs. FileNotFoundError or ValueError,
+    a line per problem, if something cannot be used.
 
     Args:
         checkpoints: models, each named after its folder, or of runs/<name>/model after that of the run.
         folders: see `of_folder`.
         sample_rate, n_fft: of the oracles; None is that of the models, or 44.1 kHz and 2048 where there are none.
         options: of the models, see `Separator.from_pretrained`.
-
-    Raises:
-        FileNotFoundError, ValueError: something cannot be used, one line per problem.
     """
     separators = [Separator.from_pretrained(path, **options) for path in checkpoints]
     paths = [Path(os.path.abspath(path)) for path in checkpoints]
@@ -290,11 +288,8 @@ def _of_separator(separator: Separator, name: str) -> Estimator:
 
 def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `audio.SUFFIXES`.
-    Sources of which no track has an estimate are not scored.
-
-    Raises:
-        FileNotFoundError, ValueError: the folder or estimates are missing, or do not have their song's sample rate,
-            channels and length; one line per problem.
+    Sources of which no track has one are not scored. FileNotFoundError or ValueError, a line per problem, if the folder
+    or estimates are missing, or do not have their song's sample rate, channels and length.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; it should hold estimates as TRACK/SOURCE.wav")
