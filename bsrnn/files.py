@@ -42,7 +42,9 @@ def written_together(folder: Path) -> Iterator[Path]:
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _sweep(folder)
+            for lock in folder.glob(f".partial-*/{LOCK}"):  # nobody holds that of a process that is no more
+                with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+                    shutil.rmtree(lock.parent)
             temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".partial-")
         except (FileExistsError, NotADirectoryError):
             raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
@@ -60,14 +62,6 @@ def written_together(folder: Path) -> Iterator[Path]:
         for path in made:
             with suppress(OSError):  # as long as something lies there
                 path.rmdir()
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the unfinished files of processes that are no more, which hold no lock on them."""
-    for partial in folder.glob(".partial-*"):
-        if (partial / LOCK).is_file():
-            with suppress(Timeout, OSError), FileLock(partial / LOCK, timeout=0):
-                shutil.rmtree(partial)
 
 
 @contextmanager
