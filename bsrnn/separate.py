@@ -211,38 +211,34 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     Raises:
         ValueError: `out` is one of the folders, or the stems of two songs would have the same place.
     """
-    songs, seen = {}, set()  # place -> song
+    found = {}  # real path -> song, and where the folder for its stems is to be
     for path in inputs:
-        found, is_folder = [path], os.path.isdir(path)  # which does not raise, as path.is_dir() may
-        if is_folder:
-            if os.path.realpath(path) == os.path.realpath(out):
-                raise ValueError(f"{path}: holds the songs, and cannot be the folder of the stems as well")
-            found = sorted(_audio_files(path, os.path.realpath(out)))
-        for song in found or [path]:
-            if (real := os.path.realpath(song)) in seen:
-                continue
-            seen.add(real)
-            parent = song.relative_to(path).parent if is_folder else Path()
-            places = [out / parent / name for name in (song.stem, song.name) if name.strip(".")]
-            free = [place for place in places if place not in songs]
-            if not free:
-                raise ValueError(
-                    f"{song}: its stems would have the place of those of {songs[places[0]]}: separate them apart"
-                )
-            songs[free[0]] = song
+        if os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(out):
+            raise ValueError(f"{path}: holds the songs, and cannot be the folder of the stems as well")
+        for song in sorted(_audio_files(path, os.path.realpath(out))) or [path]:
+            found.setdefault(os.path.realpath(song), (song, out / song.relative_to(path).parent))
+    songs = {}  # place -> song
+    for song, parent in found.values():
+        places = [parent / name for name in (song.stem, song.name) if name.strip(".")]
+        free = [place for place in places if place not in songs]
+        if not free:
+            raise ValueError(
+                f"{song}: its stems would have the place of those of {songs[places[0]]}: separate them apart"
+            )
+        songs[free[0]] = song
     return {song: place for place, song in songs.items()}
 
 
 def _audio_files(folder: Path, out: str) -> Iterator[Path]:
-    """The audio files in a folder and below, but not in `out`, and the folders that may not be looked into: to tell."""
-    locked = []
-    for parent, folders, names in os.walk(folder, onerror=lambda error: locked.append(Path(error.filename))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in folders if os.path.realpath(os.path.join(parent, name)) != out]
+    """The audio files in a folder and below, but not in `out`, and what cannot be looked into, as a folder that is
+    locked, or a file: to tell."""
+    closed = []
+    for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
+        folders[:] = [name for name in folders if name[0] != "." and os.path.realpath(Path(parent, name)) != out]
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in audio.SUFFIXES:
+            if name[0] != "." and Path(name).suffix.lower() in audio.SUFFIXES:
                 yield Path(parent, name)
-    yield from locked
+    yield from closed
 
 
 def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, progress: bool) -> Iterator[Tensor]:
