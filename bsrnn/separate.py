@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from tqdm import tqdm
 
 from bsrnn import audio, checkpoint, pretrained
@@ -158,7 +159,8 @@ class Separator:
             files = {name: floats / f"{name}.wav" for name in targets}
             peaks = [self._write(model, recording, levels, files, progress) for model in self.models]
             if residual:
-                rest = _residual(recording, [files[source] for source in self.sources])
+                estimates = zip(*(audio.Recording.open(files[source]).blocks() for source in self.sources), strict=True)
+                rest = (mixture - sum(stems) for mixture, stems in zip(recording.blocks(), estimates, strict=True))
                 peaks.append(audio.write(files[RESIDUAL], _shown(rest, recording, RESIDUAL, progress), recording))
             peak, gain = max(peaks), 1.0
             if form != "wav":
@@ -258,13 +260,6 @@ def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, prog
             bar.update(done // rate - bar.n)
 
 
-def _residual(recording, estimates) -> Iterator[Tensor]:
-    """A recording minus its estimates, which are files, block by block."""
-    others = zip(*(audio.Recording.open(file).blocks() for file in estimates), strict=True)
-    for mixture, stems in zip(recording.blocks(), others, strict=True):
-        yield mixture - sum(stems)
-
-
 def separate(
     model: BSRNN, waveform: Tensor, sample_rate: int, *, hop: float | None = None, long: bool = False
 ) -> Mapping[str, Tensor]:
@@ -305,40 +300,38 @@ def separated(
     Raises:
         ValueError: the hop is not above 0, or longer than a chunk.
     """
-    rate, sources = model.config.sample_rate, len(model.config.sources)
-    size, step = _samples(model, hop)
-    batch = BATCH if _device(model).type == "cuda" else 2 * torch.get_num_threads()
-    if long and hop is None and not model.config.fader:
-        size, step = _long_chunks(model.config.chunk_samples, round(levels.length * rate / sample_rate))
-        batch = -(-batch // LONGEST)
+    config, rate = model.config, model.config.sample_rate
+    faded = config.fader and hop is None
+    gain = 1 / levels.peak if faded and levels.peak > audio.SILENT else levels.gain
     song = iter(song)
     first = next(song)
-    channels = len(first)
-    faded = model.config.fader and hop is None
-    gain = 1 / levels.peak if faded and levels.peak > audio.SILENT else levels.gain
     normalized = audio.resampled((gain * block for block in chain([first], song)), sample_rate, rate)
     process = partial(estimate, model)
     if faded:
-        estimates = crossfade(process, normalized, step, size - step)
+        estimates = crossfade(process, normalized, PASSAGE * rate, FADE * rate)
     else:
+        size, step = _samples(model, hop)
+        batch = BATCH if _device(model).type == "cuda" else 2 * torch.get_num_threads()
+        if long and hop is None:
+            size, step = _long_chunks(size, round(levels.length * rate / sample_rate))
+            batch = -(-batch // LONGEST)
         estimates = overlap_add(process, normalized, size, step, batch)
     left = levels.length
     for block in audio.resampled((stems.flatten(0, 1) / gain for stems in estimates), rate, sample_rate):
-        if n := min(left, block.shape[-1]):
-            yield block[:, :n].unflatten(0, (sources, -1))
-            left -= n
+        yield block[:, :left].unflatten(0, (len(config.sources), -1))
+        left -= min(left, block.shape[-1])
     if left:  # a song that was resampled twice may have lost a sample or two; if it had no more, it is all zeros
-        yield torch.zeros(sources, channels, left)
+        yield torch.zeros(len(config.sources), len(first), left)
 
 
 def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
-    """Chunk and hop of a model in samples."""
-    size, rate = round(model.config.chunk * model.config.sample_rate), model.config.sample_rate
+    """Size and hop in samples of chunks as long as in training; no hop is half of one."""
+    config, size = model.config, model.config.chunk_samples
     if hop is None:
-        return ((PASSAGE + FADE) * rate, PASSAGE * rate) if model.config.fader else (size, -(-size // 2))
-    if not 1 / model.config.sample_rate <= hop <= model.config.chunk:
-        raise ValueError(f"hop must be above 0 and at most the model's chunk of {model.config.chunk:g} s, not {hop} s")
-    return size, min(size, round(hop * model.config.sample_rate))
+        return size, -(-size // 2)
+    if not 1 / config.sample_rate <= hop <= config.chunk:
+        raise ValueError(f"hop must be above 0 and at most the model's chunk of {config.chunk:g} s, not {hop} s")
+    return size, min(size, round(hop * config.sample_rate))
 
 
 def _long_chunks(trained: int, length: int) -> tuple[int, int]:
@@ -357,9 +350,9 @@ def estimate(model: BSRNN, chunks: Tensor) -> Tensor:
     """Separate chunks of a song: (B, C, L) -> (B, S, C, L), on the model's device and back."""
     config, length = model.config, chunks.shape[-1]
 
+    @torch.inference_mode()
     def of_items(part):  # (b, c, L) -> (b, S, c, L)
-        with torch.inference_mode():
-            return istft(model(stft(part, config.n_fft, config.padding)), config.n_fft, length)
+        return istft(model(stft(part, config.n_fft, config.padding)), config.n_fft, length)
 
     def attempt(items):
         try:
@@ -368,12 +361,11 @@ def estimate(model: BSRNN, chunks: Tensor) -> Tensor:
             if len(items) == 1:
                 raise
         torch.cuda.empty_cache()
-        return torch.cat([attempt(part) for part in items.split(-(-len(items) // 2))])
+        return torch.cat([attempt(half) for half in items.chunk(2)])
 
-    if config.tac:
-        return attempt(chunks.to(_device(model)))
-    channels = attempt(chunks.flatten(0, 1)[:, None].to(_device(model)))  # (B * C, S, 1, L)
-    return channels.squeeze(2).unflatten(0, chunks.shape[:2]).transpose(1, 2)
+    items = chunks if config.tac else chunks.flatten(0, 1)[:, None]  # (B, C, L) or (B * C, 1, L)
+    results = attempt(items.to(_device(model)))  # (B, S, C, L) or (B * C, S, 1, L)
+    return results.unflatten(0, (len(chunks), -1)).transpose(1, 2).flatten(2, 3)
 
 
 def overlap_add(
@@ -396,28 +388,23 @@ def overlap_add(
     margin = size - hop
     # a triangle is never zero, so the first and last samples of a chunk need no special case
     window = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).float()
-    pending = sums = weights = None  # input from the next chunk on, and what the chunks before add to its results
+    # input from the next chunk on, and what the chunks before add to its results; first silence and nothing
+    pending, sums, weights = torch.zeros(1, margin), torch.zeros(margin), torch.zeros(margin)
     position, length = -margin, 0  # where the next chunk starts in the song, and the length of the song so far
     for block in chain(song, [None]):
-        if block is not None:
-            length += block.shape[-1]
-            pending = torch.cat([block.new_zeros(len(block), margin) if pending is None else pending, block], -1)
-            wanted = size + (batch - 1) * hop
+        if block is None:
+            pending, wanted = pad(pending, (0, -pending.shape[-1] % hop + margin)), size
         else:
-            assert pending is not None, "a song has at least one block"
-            pending = torch.nn.functional.pad(pending, (0, -pending.shape[-1] % hop + margin))
-            wanted = size
+            length += block.shape[-1]
+            pending, wanted = torch.cat([pending.expand(len(block), -1), block], -1), size + (batch - 1) * hop
         while pending.shape[-1] >= wanted:
             results = process(pending.unfold(-1, size, hop)[:, :batch].transpose(0, 1))
             done = len(results) * hop
-            total, weight = results.new_zeros(*results.shape[1:3], done + margin), torch.zeros(done + margin)
-            if sums is not None and weights is not None:
-                total[..., :margin], weight[:margin] = sums, weights
+            total, weight = pad(sums.expand(*results.shape[1:3], -1), (0, done)), pad(weights, (0, done))
             for start, result in zip(range(0, done, hop), results, strict=True):
                 total[..., start : start + size] += result * window
                 weight[start : start + size] += window
-            if -position < done:
-                yield (total[..., :done] / weight[:done])[..., max(0, -position) : length - position]
+            yield (total[..., :done] / weight[:done])[..., max(0, -position) : length - position]
             sums, weights, pending, position = total[..., done:], weight[done:], pending[:, done:], position + done
 
 
