@@ -9,12 +9,10 @@ What is damaged or cut off is refused.
 import math
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -53,11 +51,6 @@ _SIZES = re.compile(  # what libsndfile says of a file whose header promises mor
 _FRAMES = ("mp3", "aac")  # libav's names of formats of nothing but one frame after the other
 _UNTOLD = ("mpeg", "mpegts")  # of those of which it guesses how long they are
 _EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # and of those in which it tells the exact place of each frame
-_OPTIONS = {  # no playlists, which would open other files, and nothing of which one cannot say whether it was cut off
-    "format_whitelist": "aac,aiff,amr,ape,asf,avi,dsf,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tak,tta,voc,"
-    "wav,webm,wv",
-    "protocol_whitelist": "file",
-}
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 
 
@@ -163,7 +156,7 @@ class Recording:
         """Frames with their places in samples, from one on that is not after `start`."""
         place = 0
         try:
-            with _container(self.path) as container:
+            with containers.opened(self.path) as container:
                 stream, name = container.streams[self.stream], container.format.name
                 stream.codec_context.options, stream.codec_context.thread_count = _STRICT, 1
                 origin, tick = stream.start_time or 0, float(stream.time_base * self.sample_rate)
@@ -209,16 +202,16 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
         FileNotFoundError, ValueError: as `Recording.open` says.
     """
     path = Path(path)
-    start = _first_bytes(path)
-    simple = start[:4] in _UNCOMPRESSED or (start[:4] == b"OggS" and containers.is_one_ogg(path))
+    start = _first_bytes(path)[:4]
     try:
-        if start[:4] == b"fLaC":
-            with _container(path) as container:
-                simple = containers.is_one_flac(container)
-        if simple and (recording := _opened(path)):
+        whole = (
+            start in _UNCOMPRESSED
+            or (start == b"OggS" and containers.is_one_ogg(path))
+            or (start == b"fLaC" and containers.is_one_flac(path))
+        )
+        if whole and (recording := _opened(path)):
             return [recording]
-        with _container(path) as container:
-            found = _streams(path, container)
+        found = _streams(path)
     except FFmpegError as error:
         raise ValueError(f"{path}: cannot be read as audio ({_reason(error)})") from None
     if not found:
@@ -249,13 +242,13 @@ def _first_bytes(path: Path) -> bytes:
         str(path).encode()
         if os.path.isdir(path):
             raise ValueError(f"{path}: is a folder, without audio files that can be read")
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not path.is_file():
             raise FileNotFoundError
         with path.open("rb") as file:
             start = file.read(16)
     except UnicodeEncodeError:
         raise ValueError(f"{str(path)!r}: its name is not UTF-8: rename it") from None
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
@@ -264,23 +257,20 @@ def _first_bytes(path: Path) -> bytes:
     return start
 
 
-def _container(path: Path) -> Any:  # an InputContainer, of whose streams the type stubs know too little
-    return av.open(f"file:{path.absolute()}", options=_OPTIONS)  # no name is taken for another protocol
-
-
-def _streams(path: Path, container: Any) -> list[Recording]:
+def _streams(path: Path) -> list[Recording]:
     """The audio streams that libav decodes, the default one first."""
-    streams = [stream for stream in container.streams if stream.type in ("audio", "video")]
-    streams = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
-    starts = {stream: (stream.start_time or 0) * stream.time_base for stream in streams}
-    lead = LEAD if container.format.name in _EXACT else NEVER
     found = []
-    for stream in sorted(streams, key=lambda stream: not stream.disposition & Disposition.default):
-        if stream.type == "audio" and stream.codec_context and stream.codec_context.channels:
-            rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-            delay = round((starts[stream] - min(starts.values())) * rate)
-            length = delay + int((stream.duration or 0) * stream.time_base * rate)
-            found.append(Recording(path, rate, channels, length, stream.index, lead, delay))
+    with containers.opened(path) as container:
+        heard = sorted(container.streams.audio, key=lambda stream: not stream.disposition & Disposition.default)
+        seen = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        starts = {stream: (stream.start_time or 0) * stream.time_base for stream in (*heard, *seen)}
+        lead = LEAD if container.format.name in _EXACT else NEVER
+        for stream in heard:
+            if stream.codec_context and stream.codec_context.channels:
+                rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
+                delay = round((starts[stream] - min(starts.values())) * rate)
+                length = delay + int((stream.duration or 0) * stream.time_base * rate)
+                found.append(Recording(path, rate, channels, length, stream.index, lead, delay))
     return found
 
 
@@ -314,7 +304,7 @@ class Encoder:
     """
 
     def __init__(self, path: Path, like: Recording, form: str = "wav"):
-        self.path, self.peak, self.length = path, 0.0, 0
+        self.path, self.peak = path, 0.0
         _, kind, subtype = FORMATS[form]
         if kind == "WAV" and like.length * like.channels * 4 > WAV_BYTES:
             kind = "RF64"
@@ -332,13 +322,10 @@ class Encoder:
 
     def write(self, block: Tensor) -> None:
         """Append a block (C, n); raises ValueError if it is not finite, OSError if it cannot be written."""
-        if not block.numel():
-            return
-        peak = float(block.abs().max())
+        peak = _peak(block)
         if not math.isfinite(peak):
             raise ValueError(f"{self.path.stem}: the estimate is not finite: its model is broken")
         self.peak = max(self.peak, peak)
-        self.length += block.shape[-1]
         try:
             self._file.write(self._convert(block).T.numpy())
         except (soundfile.LibsndfileError, AssertionError):  # the latter where less was written than wanted
@@ -353,16 +340,11 @@ class Encoder:
     def close(self) -> None:
         """Finish the file; raises OSError if it is not complete."""
         self._file.close()
-        if not self.length:
-            return
         try:  # what an encoder holds back until the end is lost without a word on a full disk, and may be all there is
-            with soundfile.SoundFile(self.path) as file:
-                file.seek(self.length - 1)
-                whole = len(file.read(1)) == 1
+            if self._file.frames and not len(soundfile.read(self.path, 1, self._file.frames - 1)[0]):
+                raise self._error()
         except soundfile.LibsndfileError:
-            whole = False
-        if not whole:
-            raise self._error()
+            raise self._error() from None
 
     def _error(self):
         return OSError(f"{self.path.name}: cannot be written: no space left, or the file would be too large")
@@ -394,11 +376,14 @@ def resampled(blocks: Iterable[Tensor], source_rate: float, target_rate: float) 
         return
     stream = None
     for block in blocks:
-        if stream is None:
-            stream = soxr.ResampleStream(source_rate, target_rate, len(block), dtype="float32")
+        stream = stream or soxr.ResampleStream(source_rate, target_rate, len(block), dtype="float32")
         yield torch.from_numpy(stream.resample_chunk(block.T.contiguous().numpy()).T)
-    if stream is not None:
+    if stream:
         yield torch.from_numpy(stream.resample_chunk(block[:, :0].T.contiguous().numpy(), last=True).T)
+
+
+def _peak(block: Tensor) -> float:  # by numpy: cores that share so small a sum wait for each other on a busy machine
+    return float(np.abs(block.numpy()).max(initial=0))
 
 
 @dataclass(frozen=True)
@@ -416,9 +401,8 @@ class Levels:
         for block in blocks:
             length += block.shape[-1]
             count += block.numel()
-            samples = block.numpy()  # cores that share such small sums wait for each other on a busy machine
-            energy += float(np.square(samples, dtype=np.float64).sum())
-            peak = max(peak, float(np.abs(samples).max(initial=0)))
+            energy += float(np.square(block.numpy(), dtype=np.float64).sum())
+            peak = max(peak, _peak(block))
         return cls(length, math.sqrt(energy / count), peak)
 
     @property

@@ -7,23 +7,33 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
-from av.container import InputContainer
 from av.error import FFmpegError
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # Ogg's checksums are zlib's with mirrored bits
 _XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.DOTALL)  # with the number of frames
 _LARGEST_FRAME = 2**12  # bytes
+_OPTIONS = {  # no playlists, which would open other files, and nothing of which one cannot say whether it was cut off
+    "format_whitelist": "aac,aiff,amr,ape,asf,avi,dsf,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tak,tta,voc,"
+    "wav,webm,wv",
+    "protocol_whitelist": "file",
+}
+
+
+def opened(path: Path) -> Any:  # an InputContainer, of whose streams the type stubs know too little
+    """A file that libav opens; no name is taken for another protocol."""
+    return av.open(f"file:{path.absolute()}", options=_OPTIONS)
 
 
 def is_one_ogg(path: Path) -> bool:
     """Whether an Ogg file is one stream; raises ValueError if it is damaged or cut off."""
-    streams, running, size = 0, set(), path.stat().st_size
+    begun, ended, size = 0, 0, path.stat().st_size  # streams, and bytes
     with path.open("rb") as file:
         while (place := file.tell()) < size:
             header = file.read(27)
-            if not running and streams and header[:4] != b"OggS":
+            if begun and begun == ended and header[:4] != b"OggS":
                 return False  # something else follows
             segments = file.read(header[-1])
             body = file.read(sum(segments))
@@ -32,27 +42,24 @@ def is_one_ogg(path: Path) -> bool:
             if header[:4] != b"OggS" or header[22:26] != checksum:
                 what = "is cut off" if file.tell() == size else "is damaged"
                 raise ValueError(f"{path}: {what} at byte {place} of {size}")
-            serial = header[14:18]
-            if header[5] & 2:  # the first page of a stream
-                streams += 1
-                running.add(serial)
-            if header[5] & 4:  # its last page
-                running.discard(serial)
-    if running:
+            begun += bool(header[5] & 2)  # with the first page of a stream
+            ended += bool(header[5] & 4)
+    if ended < begun:
         raise ValueError(f"{path}: is cut off: its last page is missing")
-    return streams == 1
+    return begun == 1
 
 
-def is_one_flac(file: InputContainer) -> bool:
+def is_one_flac(path: Path) -> bool:
     """Whether a FLAC file tells how long it is, and has no frame after that."""
-    stream = file.streams[0]
-    if not stream.duration:
-        return False
-    try:
-        file.seek(stream.duration, stream=stream)
-    except FFmpegError:  # it has hardly a frame
-        return False
-    return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
+    with opened(path) as file:
+        stream = file.streams[0]
+        if not stream.duration:
+            return False
+        try:
+            file.seek(stream.duration, stream=stream)
+        except FFmpegError:  # it has hardly a frame
+            return False
+        return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
 
 
 def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
