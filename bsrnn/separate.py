@@ -1,7 +1,6 @@
 """A song to its stems: in memory, or from file to files, of any length."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -154,9 +153,7 @@ class Separator:
             (new / "trial").unlink()
             levels = audio.Levels.of(_shown(recording.blocks(), recording, "listening", progress))
             recording = replace(recording, length=levels.length)
-            floats = new if form == "wav" else new / "floats"
-            floats.mkdir(exist_ok=True)
-            files = {name: floats / f"{name}.wav" for name in targets}
+            files = {name: new / (path.name if form == "wav" else f"{name}.floats") for name, path in targets.items()}
             peaks = [self._write(model, recording, levels, files, progress) for model in self.models]
             if residual:
                 estimates = zip(*(audio.Recording.open(files[source]).blocks() for source in self.sources), strict=True)
@@ -165,11 +162,10 @@ class Separator:
             peak, gain = max(peaks), 1.0
             if form != "wav":
                 gain = 1 / peak if loudness == "rescale" and peak > 1 else 1.0
-                for name, file in files.items():
-                    blocks = (gain * block for block in audio.Recording.open(file).blocks())
-                    target = new / targets[name].name
-                    audio.write(target, _shown(blocks, recording, target.name, progress), recording, form)
-                shutil.rmtree(floats)
+                for name, path in targets.items():
+                    blocks = (gain * block for block in audio.Recording.open(files[name]).blocks())
+                    audio.write(new / path.name, _shown(blocks, recording, path.name, progress), recording, form)
+                    files[name].unlink()
         return Written(tuple(targets.values()), peak, gain)
 
     def targets(self, folder: str | os.PathLike, form: str = "wav", residual: bool = False) -> dict[str, Path]:
