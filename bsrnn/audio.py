@@ -1,15 +1,13 @@
 """Waveforms: decode, encode, resample, normalize. A waveform is a float tensor (C, L), full scale 1; long ones come as
-blocks (C, any length), one after the other.
-
-libsndfile decodes what it provably reads whole, wherever the reading starts. Everything else is decoded by libav, the
-libraries of FFmpeg, which come with PyAV: mp3 and other formats, joined files, files that do not say how long they are.
-What is damaged or cut off is refused.
-"""
+blocks (C, any length). libsndfile decodes what it provably reads whole, wherever the reading starts. Everything else is
+decoded by libav, the libraries of FFmpeg, which come with PyAV: mp3 and other formats, joined files, files that do not
+say how long they are. What is damaged or cut off is refused."""
 
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -27,8 +25,8 @@ from bsrnn import containers
 from bsrnn.config import FORMATS
 
 SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv .m4a .m4b .aac .mp4 .mov .webm .mka "
-    ".mkv .avi .wma".split()
+    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .wv "
+    ".m4a .m4b .aac .mp4 .mov .webm .mka .mkv .avi .wma".split()
 )
 BLOCK = 2**16  # samples that are decoded at once
 LEAD = 2**14  # samples that are decoded before a part, since compressed frames build on those before
@@ -45,9 +43,8 @@ COMPRESSION = {"OGG": {"compression_level": 0.2}, "MP3": {"compression_level": 0
 
 # how files start that are not compressed: wav, aiff, au, w64, caf
 _UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")
-_SIZES = re.compile(  # what libsndfile says of a file whose header promises more than there is
-    r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
+# what libsndfile says of a file whose header promises more than there is
+_SIZES = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _FRAMES = ("mp3", "aac")  # libav's names of formats of nothing but one frame after the other
 _UNTOLD = ("mpeg", "mpegts")  # of those of which it guesses how long they are
 _EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # and of those in which it tells the exact place of each frame
@@ -68,12 +65,8 @@ class Recording:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Recording":
-        """Look at a file; of several audio streams the default one is meant.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not readable audio, or known to be damaged or cut off.
-        """
+        """Look at a file; of several audio streams the default one is meant. Raises FileNotFoundError, or ValueError
+        where it is not readable audio, or known to be damaged or cut off."""
         return recordings(path)[0]
 
     def measured(self) -> "Recording":
@@ -83,11 +76,8 @@ class Recording:
         return replace(self, length=sum(block.shape[-1] for block in self.blocks()))
 
     def blocks(self) -> Iterator[Tensor]:
-        """The whole file as blocks (C, up to BLOCK).
-
-        Raises:
-            ValueError: it is damaged, cut off, empty, or holds samples that are not finite.
-        """
+        """The whole file as blocks (C, up to BLOCK). Raises ValueError where it is damaged, cut off, empty, or holds
+        samples that are not finite."""
         done = 0
         for block in self._decoded(0, NEVER):
             done += block.shape[-1]
@@ -99,11 +89,8 @@ class Recording:
             raise ValueError(f"{self.path}: holds no samples")
 
     def read(self, start: int = 0, frames: int = -1) -> Tensor:
-        """`frames` samples from `start` on, -1: to the end of a `measured` file, as (C, frames).
-
-        Raises:
-            ValueError: it is damaged, ends before, or holds samples that are not finite.
-        """
+        """`frames` samples from `start` on, -1: to the end of a `measured` file, as (C, frames). Raises ValueError
+        where it is damaged, ends before, or holds samples that are not finite."""
         frames = self.length - start if frames < 0 else frames
         first = max(0, start - self.lead)
         blocks = [torch.zeros(self.channels, 0), *self._decoded(first, start + frames - first)]
@@ -174,8 +161,8 @@ class Recording:
                         place += frame.samples
         except (FFmpegError, ValueError) as error:
             what = "is damaged or cut off" if isinstance(error, ValueError) else "cannot be read"
-            seconds = (place + self.delay) / self.sample_rate
-            raise ValueError(f"{self.path}: {what} after {seconds:.1f} s ({_reason(error)})") from None
+            seconds, reason = (place + self.delay) / self.sample_rate, getattr(error, "strerror", error)
+            raise ValueError(f"{self.path}: {what} after {seconds:.1f} s ({reason})") from None
 
 
 def _packets(path, container):
@@ -196,11 +183,8 @@ def _packets(path, container):
 
 
 def recordings(path: str | os.PathLike) -> list[Recording]:
-    """The audio streams of a file: all of them where libav decodes it, else one; the default one first.
-
-    Raises:
-        FileNotFoundError, ValueError: as `Recording.open` says.
-    """
+    """The audio streams of a file: all of them where libav decodes it, else one; the default one first. Raises what
+    `Recording.open` does."""
     path = Path(path)
     start = _first_bytes(path)[:4]
     try:
@@ -213,7 +197,7 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
             return [recording]
         found = _streams(path)
     except FFmpegError as error:
-        raise ValueError(f"{path}: cannot be read as audio ({_reason(error)})") from None
+        raise ValueError(f"{path}: cannot be read as audio ({error.strerror})") from None
     if not found:
         raise ValueError(f"{path}: holds no audio")
     return found
@@ -221,19 +205,16 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
 
 def _opened(path: Path) -> Recording | None:
     """A file that libsndfile decodes; None if it does not, or would guess the length, as that of MPEG in a wav file."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            if sizes := _SIZES.search(file.extra_info):
-                promised, there = map(int, sizes.groups())
-                if promised <= NEAR or (promised + NEAR) % UNKNOWN > 2 * NEAR:
-                    raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
-            if not file.frames and path.stat().st_size > NEAR:
-                raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
-            if not file.subtype.startswith("MPEG"):
-                lead = LEAD if file.format == "OGG" else 0
-                return Recording(path, file.samplerate, file.channels, file.frames, lead=lead)
-    except soundfile.LibsndfileError:
-        return None
+    with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
+        if sizes := _SIZES.search(file.extra_info):
+            promised, there = map(int, sizes.groups())
+            if promised <= NEAR or (promised + NEAR) % UNKNOWN > 2 * NEAR:
+                raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
+        if not file.frames and path.stat().st_size > NEAR:
+            raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
+        if not file.subtype.startswith("MPEG"):
+            lead = LEAD if file.format == "OGG" else 0
+            return Recording(path, file.samplerate, file.channels, file.frames, lead=lead)
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -274,33 +255,22 @@ def _streams(path: Path) -> list[Recording]:
     return found
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", error)).rstrip(".")
-
-
 def read(path: str | os.PathLike) -> tuple[Tensor, int]:
-    """Read a whole audio file: the waveform (C, L) and its sample rate in Hz.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not readable audio, cut off, has no samples, or has samples that are not finite.
-    """
+    """Read a whole audio file: the waveform (C, L) and its sample rate in Hz. Raises what `Recording.open` and
+    `Recording.blocks` do."""
     recording = Recording.open(path)
     return torch.cat(list(recording.blocks()), -1), recording.sample_rate
 
 
 class Encoder:
     """An audio file that is written block by block. All formats but "wav", which holds floats, cut off what exceeds
-    full scale.
+    full scale. Raises ValueError where the format does not hold such a waveform, and OSError, also when it is written
+    to or closed, where the file cannot be written.
 
     Args:
         path: of the file, in a folder that exists.
-        like: has the sample rate, the channels and the length of what will be written, as `Recording` does.
+        like: has the sample rate, the channels and the length of what will be written.
         form: one of `config.FORMATS`.
-
-    Raises:
-        ValueError: the format does not hold such a waveform.
-        OSError: the file cannot be written; also when it is written to or closed.
     """
 
     def __init__(self, path: Path, like: Recording, form: str = "wav"):
@@ -407,9 +377,7 @@ class Levels:
 
     @property
     def gain(self) -> float:
-        """Brings the waveform to an RMS of 0.1 and, where that would exceed full scale, its peak to 1.
-
-        Multiply the mixture and its targets by the same gain, so that stems still sum to the mixture, and divide the
-        estimates by it. Silence keeps a gain of 1. Refined BSRNN; the level is our choice.
-        """
+        """Brings the waveform to an RMS of 0.1 and, where that would exceed full scale, its peak to 1; silence keeps a
+        gain of 1. The mixture and its targets take the same gain, so that stems still sum to the mixture, and estimates
+        are divided by it. Refined BSRNN; the level is our choice."""
         return min(RMS_LEVEL / self.rms, 1 / self.peak) if self.peak > SILENT else 1.0

@@ -1,7 +1,5 @@
-"""Whether a compressed audio file is one whole recording.
-
-libsndfile would read of joined files the first one only, and libav what is left of one that was cut off.
-"""
+"""Whether a compressed audio file is one whole recording: of joined ones libsndfile would read the first one only, and
+of one that was cut off libav would read what is left."""
 
 import re
 import zlib

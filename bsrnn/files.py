@@ -33,11 +33,8 @@ def written_whole(path: Path) -> Iterator[Path]:
 @contextmanager
 def written_together(folder: Path) -> Iterator[Path]:
     """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
-    goes wrong before, nothing appears. What a killed process left behind is removed.
-
-    Raises:
-        OSError: nothing can be written to the folder, or a folder is in a file's place.
-    """
+    goes wrong before, nothing appears. What a killed process left behind is removed. Raises OSError where nothing can
+    be written to the folder, or a folder is in a file's place."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         try:
@@ -66,11 +63,8 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(file: Path, refusal: str) -> Iterator[None]:
-    """Keep other processes out as long as the context lasts; the lock ends with the process, however that ends.
-
-    Raises:
-        ValueError: another process has it; the message is the `refusal`.
-    """
+    """Keep other processes out as long as the context lasts; the lock ends with the process, however that ends. Raises
+    ValueError, which says the `refusal`, where another process has it."""
     try:
         lock = FileLock(file, timeout=0).acquire()
     except Timeout:
@@ -103,16 +97,12 @@ def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
 
 
 def check_same(before: Mapping, now: Mapping, subject: str, remedy: str, group: str = "") -> None:
-    """See that what a result depends on is what one that is there depends on.
+    """Raises ValueError where settings that a result depends on, nested or not, differ from those of one that is there.
 
     Args:
-        before, now: settings, nested or not.
         subject: what is there, for the message.
         remedy: what else the user can do than remove it.
         group: of which the settings are a part, with a dot after it.
-
-    Raises:
-        ValueError: a setting differs.
     """
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)

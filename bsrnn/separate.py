@@ -30,16 +30,14 @@ MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 
 
 class Separator:
-    """One or several models that separate songs together.
+    """One or several models that separate songs together. Raises ValueError where two of them estimate the same source,
+    or the hop does not fit one.
 
     Args:
-        models: each source by one of them, on the device where the work is to be done.
+        models: on the device where the work is to be done.
         hop: between the starts of chunks that are as long as in training, in seconds; None takes long chunks, see
             `separated`, or what `config.fader` says.
         bf16: compute matrix products in bfloat16.
-
-    Raises:
-        ValueError: two models estimate the same source, or the hop does not fit a model.
     """
 
     def __init__(self, models: Sequence[BSRNN], *, hop: float | None = None, bf16: bool = False):
@@ -59,18 +57,16 @@ class Separator:
         device: str = "auto",
         bf16: bool | None = None,
     ) -> "Separator":
-        """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name.
+        """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name. Raises
+        FileNotFoundError or ValueError where one cannot be loaded, or none estimates one of the sources, and OSError
+        where a published one cannot be fetched.
 
         Args:
             checkpoints: none means `open`, which comes with this package; others are fetched on first use.
             sources: what to estimate of what they can; None is everything.
-            hop: between the starts of chunks, in seconds; None is what the class says.
+            hop: of the class.
             device: auto, cpu, cuda or cuda:1.
-            bf16: compute matrix products in bfloat16; None does so where the device gains by it.
-
-        Raises:
-            FileNotFoundError, ValueError: a model cannot be loaded, or none estimates one of the sources.
-            OSError: a published one cannot be fetched.
+            bf16: of the class; None does so where the device gains by it.
         """
         target = torch_device(device)
         folders = [folder for path in checkpoints for folder in pretrained.folders(path)]
@@ -85,18 +81,8 @@ class Separator:
         return cls([model.to(target) for model in models], hop=hop, bf16=has_bf16(target) if bf16 is None else bf16)
 
     def __call__(self, waveform: Tensor | np.ndarray, sample_rate: int) -> dict[str, Tensor | np.ndarray]:
-        """Separate a song that is in memory.
-
-        Args:
-            waveform: (C, L) or (L,), floats with full scale 1.
-            sample_rate: in Hz.
-
-        Returns:
-            source -> an array of the same kind, shape and type, at the same rate.
-
-        Raises:
-            ValueError: it is not such a waveform.
-        """
+        """Separate a song that is in memory, floats (C, L) or (L,) with full scale 1, at a rate in Hz: source -> an
+        array of the same kind, shape and type, at the same rate. Raises ValueError where it is not such a waveform."""
         song = torch.tensor(np.array(waveform)) if isinstance(waveform, np.ndarray) else waveform.detach()
         channels = song.shape[0] if song.ndim == 2 else 1
         if not song.is_floating_point() or song.ndim not in (1, 2) or not song.numel() or channels > MOST_CHANNELS:
@@ -121,10 +107,10 @@ class Separator:
         loudness: str = "rescale",
         progress: bool = False,
     ) -> "Written":
-        """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length.
-
-        Memory does not grow with the song: it is decoded, separated and written block by block. The files appear at the
-        end, and none of them if anything goes wrong before.
+        """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length. Memory does
+        not grow with the song: it is decoded, separated and written block by block. The files appear at the end, and
+        none of them where anything goes wrong before: FileNotFoundError or ValueError where the song cannot be used, or
+        the format does not hold it, and OSError where the files cannot be written.
 
         Args:
             song: audio file, see `audio.Recording`; of any number of channels.
@@ -134,10 +120,6 @@ class Separator:
             loudness: where stems exceed full scale and the format cannot hold that: "rescale" them all by one gain, so
                 that they still sum to the song but for that, or "clamp" what exceeds.
             progress: show a progress bar in a terminal.
-
-        Raises:
-            FileNotFoundError, ValueError: the song cannot be used, or the format does not hold it.
-            OSError: the files cannot be written.
         """
         if form not in FORMATS or loudness not in LOUDNESS:
             raise ValueError(
@@ -197,17 +179,13 @@ class Written:
 
 
 def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Songs, and the folder in `out` for the stems of each: named as the file, below the folders it was found in.
-
-    Of two songs of one name, the second has its suffix in the folder's name too.
+    """Songs, and the folder in `out` for the stems of each: named as the file, below the folders it was found in; of
+    two songs of one name, the second has its suffix in the folder's name too. Raises ValueError where `out` is one of
+    the folders, or the stems of two songs would have the same place.
 
     Args:
-        inputs: files, or folders whose audio files are all meant; hidden ones and, where `out` lies in such a folder,
-            what lies in `out` excepted.
+        inputs: files, or folders whose audio files are all meant, but for hidden ones and what lies in `out`.
         out: the folder of all stems.
-
-    Raises:
-        ValueError: `out` is one of the folders, or the stems of two songs would have the same place.
     """
     found = {}  # real path -> song, and where the folder for its stems is to be
     for path in inputs:
@@ -272,7 +250,7 @@ def separated(
     hop: float | None = None,
     long: bool = False,
 ) -> Iterator[Tensor]:
-    """Estimate the sources of a song of any length, block by block.
+    """Estimate the sources of a song of any length: yields blocks (S, C, n), together as long as `levels` says.
 
     The song is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
     overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
@@ -283,18 +261,13 @@ def separated(
     Args:
         model: on whatever device the work is to be done.
         song: blocks (C, any length), at least one.
-        sample_rate: in Hz.
+        sample_rate: in Hz, of the song and of what is yielded.
         levels: of the whole song.
-        hop: between the starts of chunks, in seconds; None is half a chunk, or as `config.fader` says.
+        hop: between the starts of chunks, in seconds, above 0 and at most a chunk, or ValueError is raised; None is
+            half a chunk, or as `config.fader` says.
         long: where there is no hop, take chunks of up to `LONGEST` trained ones instead, which overlap by a part of
             one. The work is 1.2 times that of chunks side by side, not 2, for 0.05 dB; published scores are of half a
             chunk.
-
-    Yields:
-        blocks (S, C, n) at `sample_rate`, together as long as `levels` says.
-
-    Raises:
-        ValueError: the hop is not above 0, or longer than a chunk.
     """
     config, rate = model.config, model.config.sample_rate
     faded = config.fader and hop is None
@@ -367,9 +340,9 @@ def estimate(model: BSRNN, chunks: Tensor) -> Tensor:
 def overlap_add(
     process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, hop: int, batch: int = 16
 ) -> Iterator[Tensor]:
-    """Apply `process` to overlapping chunks of a song and join the results by windows that sum to one.
-
-    The song is padded with silence so that its ends lie in as many chunks as its middle; its length is free.
+    """Apply `process` to overlapping chunks of a song and join the results by windows that sum to one: yields blocks
+    (S, C, n), together as long as the song. It is padded with silence, so that its ends lie in as many chunks as its
+    middle.
 
     Args:
         process: (B, C, size) -> (B, S, C, size).
@@ -377,9 +350,6 @@ def overlap_add(
         size: of a chunk in samples.
         hop: between the starts of chunks in samples, at most `size`.
         batch: chunks to process at once, at most.
-
-    Yields:
-        blocks (S, C, n), together as long as the song.
     """
     margin = size - hop
     # a triangle is never zero, so the first and last samples of a chunk need no special case
@@ -405,11 +375,9 @@ def overlap_add(
 
 
 def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, fade: int) -> Iterator[Tensor]:
-    """Apply `process` to long chunks of a song, blocks (C, any length), that fade into each other linearly.
-
-    The first chunk is the first `size` samples; each next one begins `fade` before the end of the one before, and ends
-    `size` after it, or where the song does. `process` is as of `overlap_add`, and so are the blocks that are yielded.
-    """
+    """What `overlap_add` does, with long chunks that fade into each other linearly: the first is the first `size`
+    samples; each next one begins `fade` before the end of the one before, and ends `size` after it, or where the song
+    does."""
     rise = torch.linspace(0, 1, fade)
     pending, wanted, tail = torch.zeros(0), size, None  # the song from the next chunk on, its length, what fades out
 
