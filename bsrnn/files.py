@@ -17,10 +17,9 @@ LOCK = ".lock"
 
 def root() -> Path:
     """The folder of the repository: $BSRNN_ROOT, else the nearest folder from here upwards that holds `profiles/`."""
-    if folder := os.environ.get("BSRNN_ROOT"):
-        return Path(folder).resolve()
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "profiles").is_dir()), here)
+    found = next((folder for folder in (here, *here.parents) if (folder / "profiles").is_dir()), here)
+    return Path(os.environ.get("BSRNN_ROOT") or found).resolve()
 
 
 @contextmanager
