@@ -1,9 +1,7 @@
-"""A small generated data set in MUSDB18-HQ layout, so that everything here runs without downloading music.
-
-A song is a score (tempo, key, chords) that four players read. Each keeps to the character of its class: drums are
-transients and noise, bass is one low voice, other is steady harmony, vocals glide from vowel to vowel. Spectra overlap
-as in music, yet a small model learns the difference in a minute. Not in the paper; our choice.
-"""
+"""A small generated data set in MUSDB18-HQ layout, so that everything here runs without downloading music. A song is a
+score (tempo, key, chords) that four players read. Each keeps to the character of its class: drums are transients and
+noise, bass is one low voice, other is steady harmony, vocals glide from vowel to vowel. Spectra overlap as in music,
+yet a small model learns the difference in a minute. Not in the paper; our choice."""
 
 import json
 import re
@@ -116,10 +114,7 @@ def placed(notes: Iterable[tuple[float, np.ndarray]], samples: int, position: fl
     return np.outer((np.cos(angle), np.sin(angle)), track)
 
 
-# Players: (rng, score) -> stereo (2, L)
-
-
-def play_drums(rng: np.random.Generator, score: Score) -> np.ndarray:
+def play_drums(rng: np.random.Generator, score: Score) -> np.ndarray:  # stereo (2, L), as all players
     """A groove on one kit, a few milliseconds off the grid."""
     kit = {
         "kick": hit(rng, rng.uniform(0.1, 0.2), 1.4, rng.uniform(42, 62), 0.08, 1_000),
@@ -181,18 +176,9 @@ LEVELS = {"drums": -1.0, "bass": -1.8, "other": 0.0, "vocals": 2.2}  # dB
 
 
 def song(index: int, split: str = "train", seed: int = 0, seconds: float = 12.0) -> dict[str, np.ndarray]:
-    """The stems of one song, a pure function of the arguments.
-
-    Args:
-        index: number of the song within its split.
-        split: train or test.
-        seed: of the data set.
-        seconds: length, at least 1; another length is another song.
-
-    Returns:
-        float32 (2, L) at 44.1 kHz for each of `STEMS`, in multiples of 1 / 32768, so that 16-bit files hold them and
-        their sum exactly; no peak of a stem or of the sum exceeds 0.9.
-    """
+    """The stems of one song, a pure function of its number within a split, train or test, the seed of the data set, and
+    the length in seconds, at least 1: float32 (2, L) at 44.1 kHz for each of `STEMS`, in multiples of 1 / 32768, so
+    that 16-bit files hold them and their sum exactly; no peak of a stem or of the sum exceeds 0.9."""
     rng, *rngs = (np.random.default_rng((seed, SPLITS.index(split), index, part)) for part in range(1 + len(STEMS)))
     score, peak, stems = compose(rng, seconds), rng.uniform(0.6, 0.89), {}
     room = bandpass(rng.standard_normal((2, RATE // 2)), 200, 6_000) * np.geomspace(0.01, 1e-5, RATE // 2)
@@ -214,21 +200,16 @@ def _write_song(root: Path, index: int, split: str, seed: int, seconds: float) -
 
 def generate(out: Path, train: int = 24, test: int = 6, seconds: float = 12.0, seed: int = 0) -> None:
     """Writes the data set: OUT/{train,test}/<song>/{mixture,drums,bass,other,vocals}.wav, 44.1 kHz, 16 bits, stereo.
-
     The mixture is the exact sum of the stems. The folder appears whole or not at all; one that already holds this very
-    data set, as its demo.json tells, is left as it is.
+    data set, as its demo.json tells, is left as it is. Raises ValueError where a parameter is out of range, or another
+    process generates the same folder, FileExistsError where it holds something else, and OSError where it cannot be
+    written.
 
     Args:
         out: folder to make, with its parents; it may exist if empty.
-        train: number of songs to train on, at least 1.
-        test: number of songs to test on, 0 or more.
+        train, test: numbers of songs, at least 1 and 0.
         seconds: length of each song, at least 1.
         seed: 0 or more; song n of a split depends on the seed and the length, not on the number of songs.
-
-    Raises:
-        ValueError: a parameter is out of range, or another process generates the same folder.
-        FileExistsError: the folder holds something else.
-        OSError: it cannot be written.
     """
     for name, value, least in (("train", train, 1), ("test", test, 0), ("seconds", seconds, 1), ("seed", seed, 0)):
         if not least <= value < float("inf"):
