@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -319,16 +319,10 @@ class Encoder:
     def _error(self):
         return OSError(f"{self.path.name}: cannot be written: no space left, or the file would be too large")
 
-    def __enter__(self) -> "Encoder":
-        return self
-
-    def __exit__(self, kind, *_) -> None:
-        self.close() if kind is None else self._file.close()
-
 
 def write(path: Path, blocks: Iterable[Tensor], like: Recording, form: str = "wav") -> float:
     """Encode a waveform that comes in blocks (C, n) to a file and return its peak, see `Encoder`."""
-    with Encoder(path, like, form) as file:
+    with closing(Encoder(path, like, form)) as file:
         for block in blocks:
             file.write(block)
     return file.peak

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -159,11 +159,11 @@ class Separator:
 
     def _write(self, model, recording, levels, files, progress) -> float:
         """Write a model's estimates to their files, block by block; returns their peak."""
-        with ExitStack() as stack:
-            stack.enter_context(autocast(_device(model), self.bf16))
-            encoders = [stack.enter_context(audio.Encoder(files[source], recording)) for source in model.config.sources]
+        sources = model.config.sources
+        with ExitStack() as stack, autocast(_device(model), self.bf16):
+            encoders = [stack.enter_context(closing(audio.Encoder(files[source], recording))) for source in sources]
             blocks = separated(model, recording.blocks(), recording.sample_rate, levels, self.hop, long=True)
-            for stems in _shown(blocks, recording, ", ".join(model.config.sources), progress):
+            for stems in _shown(blocks, recording, ", ".join(sources), progress):
                 for encoder, stem in zip(encoders, stems, strict=True):
                     encoder.write(stem)
         return max(encoder.peak for encoder in encoders)
