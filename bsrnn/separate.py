@@ -354,8 +354,8 @@ def overlap_add(
     margin = size - hop
     # a triangle is never zero, so the first and last samples of a chunk need no special case
     window = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).float()
-    # input from the next chunk on, and what the chunks before add to its results; first silence and nothing
-    pending, sums, weights = torch.zeros(1, margin), torch.zeros(margin), torch.zeros(margin)
+    weights = pad(window, (0, -size % hop)).view(-1, hop).sum(0)  # all windows over a sample; the next hop has the same
+    pending, sums = torch.zeros(1, margin), torch.zeros(margin)  # input, and results, from the next chunk on
     position, length = -margin, 0  # where the next chunk starts in the song, and the length of the song so far
     for block in chain(song, [None]):
         if block is None:
@@ -366,12 +366,11 @@ def overlap_add(
         while pending.shape[-1] >= wanted:
             results = process(pending.unfold(-1, size, hop)[:, :batch].transpose(0, 1))
             done = len(results) * hop
-            total, weight = pad(sums.expand(*results.shape[1:3], -1), (0, done)), pad(weights, (0, done))
+            total = pad(sums.expand(*results.shape[1:3], -1), (0, done))
             for start, result in zip(range(0, done, hop), results, strict=True):
                 total[..., start : start + size] += result * window
-                weight[start : start + size] += window
-            yield (total[..., :done] / weight[:done])[..., max(0, -position) : length - position]
-            sums, weights, pending, position = total[..., done:], weight[done:], pending[:, done:], position + done
+            yield (total[..., :done] / weights.repeat(len(results)))[..., max(0, -position) : length - position]
+            sums, pending, position = total[..., done:], pending[:, done:], position + done
 
 
 def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, fade: int) -> Iterator[Tensor]:
