@@ -4,6 +4,7 @@ of one that was cut off libav would read what is left."""
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,12 @@ def is_one_ogg(path: Path) -> bool:
 
 def is_one_flac(path: Path) -> bool:
     """Whether a FLAC file tells how long it is, and has no frame after that."""
-    with opened(path) as file:
+    with opened(path) as file, suppress(FFmpegError):  # of the seek, in one that has hardly a frame
         stream = file.streams[0]
-        if not stream.duration:
-            return False
-        try:
+        if stream.duration:
             file.seek(stream.duration, stream=stream)
-        except FFmpegError:  # it has hardly a frame
-            return False
-        return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
+            return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
+    return False
 
 
 def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
