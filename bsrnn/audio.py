@@ -242,14 +242,12 @@ def _streams(path: Path) -> list[Recording]:
     """The audio streams that libav decodes, the default one first."""
     found = []
     with containers.opened(path) as container:
-        heard = sorted(container.streams.audio, key=lambda stream: not stream.disposition & Disposition.default)
-        seen = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-        starts = {stream: (stream.start_time or 0) * stream.time_base for stream in (*heard, *seen)}
         lead = LEAD if container.format.name in _EXACT else NEVER
-        for stream in heard:
+        begin = (container.start_time or 0) / av.time_base
+        for stream in sorted(container.streams.audio, key=lambda stream: not stream.disposition & Disposition.default):
             if stream.codec_context and stream.codec_context.channels:
                 rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-                delay = round((starts[stream] - min(starts.values())) * rate)
+                delay = max(0, round(((stream.start_time or 0) * stream.time_base - begin) * rate))
                 length = delay + int((stream.duration or 0) * stream.time_base * rate)
                 found.append(Recording(path, rate, channels, length, stream.index, lead, delay))
     return found
