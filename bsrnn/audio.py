@@ -186,7 +186,7 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
     """The audio streams of a file: all of them where libav decodes it, else one; the default one first. Raises what
     `Recording.open` does."""
     path = Path(path)
-    start = _first_bytes(path)[:4]
+    start = _first_bytes(path)
     try:
         whole = (
             start in _UNCOMPRESSED
@@ -218,7 +218,7 @@ def _opened(path: Path) -> Recording | None:
 
 
 def _first_bytes(path: Path) -> bytes:
-    """The beginning of a file that may be audio."""
+    """The first four bytes of a file that may be audio."""
     try:
         str(path).encode()
         if os.path.isdir(path):
@@ -226,7 +226,7 @@ def _first_bytes(path: Path) -> bytes:
         if not path.is_file():
             raise FileNotFoundError
         with path.open("rb") as file:
-            start = file.read(16)
+            start = file.read(4)
     except UnicodeEncodeError:
         raise ValueError(f"{str(path)!r}: its name is not UTF-8: rename it") from None
     except FileNotFoundError:

@@ -345,11 +345,9 @@ def overlap_add(
     middle.
 
     Args:
-        process: (B, C, size) -> (B, S, C, size).
+        process: (B, C, size) -> (B, S, C, size), at most `batch` chunks at once.
         song: blocks (C, any length).
-        size: of a chunk in samples.
-        hop: between the starts of chunks in samples, at most `size`.
-        batch: chunks to process at once, at most.
+        size, hop: of chunks, and between their starts, at most `size`, in samples.
     """
     margin = size - hop
     # a triangle is never zero, so the first and last samples of a chunk need no special case
