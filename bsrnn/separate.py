@@ -64,9 +64,9 @@ class Separator:
         Args:
             checkpoints: none means `open`, which comes with this package; others are fetched on first use.
             sources: what to estimate of what they can; None is everything.
-            hop: of the class.
+            hop: as of the class.
             device: auto, cpu, cuda or cuda:1.
-            bf16: of the class; None does so where the device gains by it.
+            bf16: as of the class; None means where the device gains by it.
         """
         target = torch_device(device)
         folders = [folder for path in checkpoints for folder in pretrained.folders(path)]
