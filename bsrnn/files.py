@@ -72,11 +72,10 @@ def locked(file: Path, refusal: str) -> Iterator[None]:
         yield
 
 
-def save_json(path: Path, content: Mapping) -> Path:
+def save_json(path: Path, content: Mapping) -> None:
     """Write a mapping as indented JSON."""
     with written_whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    return path
 
 
 def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
