@@ -195,12 +195,9 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
         )
         if whole and (recording := _opened(path)):
             return [recording]
-        found = _streams(path)
+        return _streams(path)
     except FFmpegError as error:
         raise ValueError(f"{path}: cannot be read as audio ({error.strerror})") from None
-    if not found:
-        raise ValueError(f"{path}: holds no audio")
-    return found
 
 
 def _opened(path: Path) -> Recording | None:
@@ -250,6 +247,8 @@ def _streams(path: Path) -> list[Recording]:
                 delay = max(0, round(((stream.start_time or 0) * stream.time_base - begin) * rate))
                 length = delay + int((stream.duration or 0) * stream.time_base * rate)
                 found.append(Recording(path, rate, channels, length, stream.index, lead, delay))
+    if not found:
+        raise ValueError(f"{path}: holds no audio")
     return found
 
 
