@@ -4,9 +4,9 @@ In the order of the data: `BandSplit`, `BandSequence`, `MaskEstimation` (one per
 Axes: B batch, C channels, S sources, F bins, T frames, K bands, N features, M hidden units of a mask estimation.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ class SequenceNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)  # in full precision, also under autocast
         # two means in a row are several times faster on CPUs than one over both axes, or torch.var_mean
         x = x - x.mean(-1, keepdim=True).mean(0, keepdim=True)
         variance = x.square().mean(-1, keepdim=True).mean(0, keepdim=True)
@@ -65,15 +66,11 @@ class BandSplit(nn.Module):
     def forward(self, spectrogram: Tensor) -> Tensor:
         """(B, F, T) complex -> (T, K, B, N)."""
         x = torch.view_as_real(spectrogram).permute(1, 3, 0, 2).contiguous()  # (F, 2, B, T)
-        x = x - self._band_mean(x)
-        scale = (self._band_mean(x.square()) + self.eps).rsqrt() * self.norm_weight[..., None, None]
+        x = x - self.bands.mean(x)
+        scale = (self.bands.mean(x.square()) + self.eps).rsqrt() * self.norm_weight[..., None, None]
         x = torch.addcmul(self.norm_bias[..., None, None], x, scale)
         features = self.bands.to_bands(x.flatten(2), self.weight) + self.bias[:, None]  # (K, B * T, N)
         return features.unflatten(1, x.shape[2:]).permute(2, 0, 1, 3)
-
-    def _band_mean(self, x: Tensor) -> Tensor:
-        """(F, 2, B, T) -> (F, 1, B, 1): over the bins of a band, both parts and all frames."""
-        return self.bands.mean(x.mean(3).mean(1))[:, None, :, None]
 
 
 class ResidualRNN(nn.Module):
@@ -116,32 +113,22 @@ class TAC(nn.Module):
         return x + self.activation(self.concat(torch.cat([own, common.expand_as(own)], -1)))
 
 
-class Projection(nn.Module):
-    """Linear -> PReLU -> norm over all features and bands of a frame, with a gain and bias for each of them."""
-
-    def __init__(self, num_bands: int, in_features: int, out_features: int, eps: float):
-        super().__init__()
-        self.linear = nn.Linear(in_features, out_features)
-        self.activation = nn.PReLU()
-        self.norm = SequenceNorm(num_bands, 1, 1, out_features, eps=eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(T, K, B, in) -> (T, K, B, out)."""
-        x = self.activation(self.linear(x)).to(x.dtype)  # the norm in full precision, also under autocast
-        return self.norm(x.transpose(0, 1)).transpose(0, 1)
-
-
 class Attention(nn.Module):
     """Multi-head attention along time, of every channel by itself, plus the input.
 
     A token is a frame with all its bands; tokens have no positions, and each sees all. The heads have `attention_dim`
-    features of queries and keys for each band, and share N as values. Not in the paper; as in arXiv 2603.09187.
+    features of queries and keys for each band, and share N as values. A projection to these, and of the result, ends in
+    a norm over all features and bands of a frame. Not in the paper; as in arXiv 2603.09187.
     """
 
     def __init__(self, config: Config):
         super().__init__()
         size, heads, dim = config.feature_dim, range(config.attention_heads), config.attention_dim
-        projection = partial(Projection, len(config.bins()), size, eps=config.eps)
+
+        def projection(out_features):
+            norm = SequenceNorm(len(config.bins()), 1, 1, out_features, eps=config.eps)
+            return nn.Sequential(OrderedDict(linear=nn.Linear(size, out_features), activation=nn.PReLU(), norm=norm))
+
         self.queries = nn.ModuleList(projection(dim) for _ in heads)
         self.keys = nn.ModuleList(projection(dim) for _ in heads)
         self.values = nn.ModuleList(projection(size // len(heads)) for _ in heads)
@@ -149,14 +136,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, C, N) -> (T, K, B, C, N)."""
-        items = x.contiguous().flatten(2, 3)
+        items = x.flatten(2, 3).transpose(0, 1).contiguous()  # (K, T, B * C, N)
         queries, keys, values = (
-            torch.stack([head(items) for head in heads]).permute(3, 0, 1, 2, 4).flatten(3)  # (B * C, heads, T, K * D)
+            torch.stack([head(items) for head in heads]).permute(3, 0, 2, 1, 4).flatten(3)  # (B * C, heads, T, K * D)
             for heads in (self.queries, self.keys, self.values)
         )
         tokens = nn.functional.scaled_dot_product_attention(queries, keys, values)
-        joint = tokens.unflatten(3, (x.shape[1], -1)).permute(2, 3, 0, 1, 4).flatten(3)  # (T, K, B * C, N)
-        return x + self.output(joint).view(x.shape)
+        joint = tokens.unflatten(3, (x.shape[1], -1)).permute(3, 2, 0, 1, 4).flatten(3)  # (K, T, B * C, N)
+        return x + self.output(joint).transpose(0, 1).view(x.shape)
 
 
 class BandSequence(nn.Module):
