@@ -29,19 +29,20 @@ FORMATS = {  # of stems: suffix, and what soundfile calls it
     "ogg": (".ogg", "OGG", "VORBIS"),
     "mp3": (".mp3", "MP3", "MPEG_LAYER_III"),
 }
+PADDINGS = ("constant", "reflect")  # of a waveform, see spectral.py
 LOSSES = ("l1", "snr")  # what training minimizes, see losses.py
 LOUDNESS = ("rescale", "clamp")  # what becomes of stems that exceed what a format can hold
 
 
-def setting(default, text: str, least: float = -math.inf, most: float = math.inf, flag: str = ""):
+def setting(default, text: str, least: float = -math.inf, most: float = math.inf, flag: str = "", choices=()):
     """A field of a settings class: `text` explains it, on the command line too; `least` and `most` are limits of a
-    number, both allowed; `flag` is what the command line calls it, where that is not its name."""
-    return field(default=default, metadata={"help": text, "least": least, "most": most, "flag": flag})
+    number, both allowed, or `choices` all there is; `flag` is what the command line calls it, if not by its name."""
+    return field(default=default, metadata={"help": text, "least": least, "most": most, "flag": flag, "of": choices})
 
 
 def check(settings) -> None:
-    """Raise ValueError unless the plain fields of a settings class have their types and lie within their limits. Of
-    YAML's numbers, 1e-4 is text and 1.0e-4 a number."""
+    """Raise ValueError unless the plain fields of a settings class have their types and lie within their limits, or are
+    one of their choices. Of YAML's numbers, 1e-4 is text and 1.0e-4 a number."""
     for item in fields(settings):
         value, kind = getattr(settings, item.name), item.type
         if kind not in (str, int, float, bool):
@@ -51,6 +52,8 @@ def check(settings) -> None:
         if kind in (int, float) and not item.metadata["least"] <= value <= item.metadata["most"]:
             limits = "at least {least:g} and at most {most:g}".format(**item.metadata)
             raise ValueError(f"{item.name} must be {limits}, not {value}")
+        if (choices := item.metadata["of"]) and value not in choices:
+            raise ValueError(f"{item.name} must be one of {', '.join(choices)}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,10 @@ class Config:
     num_blstm_layers: int = setting(12, "pairs of BLSTMs, one along time and one along bands", 1, 100)
     mlp_dim: int = setting(512, "units of each hidden layer of the mask estimation", 1, 2**13)
     mlp_layers: int = setting(1, "hidden layers of the mask estimation; 2 in the authors' later code", 1, 100)
-    bin_convention: str = setting("centre", "how Hz become bins, see bands.py; floor in the authors' code")
+    bin_convention: str = setting("centre", "how Hz become bins; floor in the authors' code", choices=BIN_CONVENTIONS)
     standardize: bool = setting(True, "show the network a standardized spectrogram, not the plain one of the paper")
     eps: float = setting(1e-5, "of all norms; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1)
-    padding: str = setting("constant", "of a waveform at both ends, to centre the first frame: constant or reflect")
+    padding: str = setting("constant", "of a waveform at both ends: constant or reflect", choices=PADDINGS)
     tac: bool = setting(False, "keep channels together, joined in every block by transform-average-concatenate")
     attention_heads: int = setting(0, "of an attention along time in every block; 0: none", 0, 100)
     attention_dim: int = setting(16, "of the queries and keys of a head, for each band", 1, 2**13)
@@ -89,17 +92,12 @@ class Config:
             f"a model has at most {MOST_SOURCES} sources, not {len(self.sources)}": len(self.sources) <= MOST_SOURCES,
             f"n_fft must be a multiple of {OVERLAP}, not {self.n_fft}": self.n_fft % OVERLAP == 0,
             f"chunk must be longer than a sample, not {self.chunk:g} s": self.chunk * self.sample_rate >= 1,
-            f"bin_convention must be one of {', '.join(BIN_CONVENTIONS)}, not {self.bin_convention!r}": (
-                self.bin_convention in BIN_CONVENTIONS
-            ),
-            f"padding must be constant or reflect, not {self.padding!r}": self.padding in ("constant", "reflect"),
             f"feature_dim must be a multiple of attention_heads, not {self.feature_dim}": (
                 not self.attention_heads or self.feature_dim % self.attention_heads == 0
             ),
         }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(rule)
+        if broken := [rule for rule, holds in rules.items() if not holds]:
+            raise ValueError(broken[0])
 
     @classmethod
     def of(cls, values: Mapping, origin: object) -> "Config":
@@ -181,11 +179,9 @@ def costs(config: Config) -> list[Cost]:
     split, beside_split = 2 * F * N, 4 * F + K * N  # real and imaginary parts
     rnn, beside_rnn = 8 * H * (N + H) + 2 * H * N, 16 * H + 3 * N  # 4 gates in 2 directions, with 2 biases in torch
     tac, beside_tac = (18 * N * N, 7 * N + 1) if config.tac else (0, 0)  # 3 N features of N, 3 N of these, N of both
-    attention = beside_attention = tokens = 0
-    if heads:
-        projected = heads * (2 * E + N // heads) + N  # features of queries, keys, values and the result
-        attention, beside_attention = projected * N, projected * (1 + 2 * K) + 3 * heads + 1
-        tokens = config.chunk_frames * (heads * E + N)  # products of each with all, and of all
+    width = heads * E + N  # features of all queries and of the values; as many of the keys and of the result
+    attention, beside_attention = (2 * width * N, 2 * width * (1 + 2 * K) + 3 * heads + 1) if heads else (0, 0)
+    tokens = config.chunk_frames * width if heads else 0  # products of each with all, and of all
     head = K * M * (N + M * (config.mlp_layers - 1)) + 4 * F * M  # of both parts, values and gates
     beside_head = K * (2 * N + M * config.mlp_layers) + 4 * F
     block, beside_block = 2 * rnn + tac + attention, 2 * beside_rnn + beside_tac + beside_attention
@@ -226,7 +222,7 @@ class TrainingConfig:
     epoch_size: int = setting(0, "samples per epoch (the paper: 10,000 batches); 0: one per chunk of songs", 0, 2**40)
     lr: float = setting(1e-3, "learning rate of Adam", 1e-30, 10)
     lr_decay: float = setting(0.98, "factor on the learning rate every two epochs", 1e-6, 10)
-    loss: str = setting("l1", "l1, the paper's, or snr, ours: the ratio of noise to signal in dB")
+    loss: str = setting("l1", "l1, the paper's, or snr, ours: the ratio of noise to signal in dB", choices=LOSSES)
     clip_grad_norm: float = setting(5.0, "largest norm of the gradient; inf: any", 1e-12)
     patience: int = setting(10, "epochs without a better validation before training stops", 1, 10**6)
     ema: float = setting(0.0, "ours: decay per step of an average of the weights, which is kept; 0: none", 0, 1 - 1e-9)
@@ -242,11 +238,6 @@ class TrainingConfig:
     portion: float = setting(1.0, "share of the training songs", 1e-9, 1)
     validation_seconds: float = setting(0.0, "of each validation song, from its middle; 0: all of it", 0, 10**6)
     bf16: bool = setting(False, "compute matrix products in bfloat16, on devices that have it")
-    workers: int = setting(
-        -1, "processes that read data beside a training; -1: 4 for a GPU, else 0", -1, 1024, "data_loader_workers"
-    )
+    workers: int = setting(-1, "processes that read data; -1: 4 for a GPU, else 0", -1, 1024, "data_loader_workers")
 
-    def __post_init__(self):
-        check(self)
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}")
+    __post_init__ = check
