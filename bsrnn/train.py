@@ -22,7 +22,6 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy
 from torch import distributed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -64,23 +63,20 @@ def fit(
     """Train a model, or go on where a run of the same settings in `folder` stopped; a finished one is only loaded.
 
     All parameters that require gradients are trained, for all the model's sources: the heads only, after
-    `model.freeze_extractor()`. Writes to `folder` what `Epochs` says, record.json at the end, and TensorBoard's
-    events. A killed run, started again, ends with the weights and history it would have had.
-
-    Under torchrun the processes train one model together: each takes `batch_size` samples of every batch.
+    `model.freeze_extractor()`. A killed run, started again, ends with the weights and history it would have had. Under
+    torchrun the processes train one model together: each takes `batch_size` samples of every batch.
 
     Args:
         model: with initial weights.
         dataset: a folder of songs, see data.py; validation songs are held out of the training songs.
-        config: how to train.
-        folder: of this run.
+        folder: of this run; it gets what `Epochs` says, record.json at the end, and TensorBoard's events.
         seed: of the training samples.
         device: auto, cpu, cuda or cuda:1.
         details: what else the run record shall say.
 
     Raises:
-        FileNotFoundError, ValueError: the data cannot be used, with a line per problem, or `folder` holds a run of
-            other settings, or one that another process trains.
+        FileNotFoundError, ValueError: the data cannot be used, with a line per problem, or `folder` holds another run,
+            or one that another process trains.
         FloatingPointError: a loss or gradient is not finite; says in which step and songs.
         OSError: a checkpoint cannot be written; the one before is intact.
     """
@@ -111,10 +107,9 @@ def fit(
         if finished.is_file():
             history = json.loads(finished.read_text())["history"]
             print(f"{folder.name} was trained before: loaded, with the history of its training")
-            for row in history:
-                print(epoch_line(row, config.max_epochs))
+            print(*(epoch_line(row, config.max_epochs) for row in history), sep="\n")
         else:
-            history, seconds = _train(model, mixes, validation, config, folder, target)
+            history, seconds = _train(model, mixes, validation, config, folder, target, rank, processes)
             if rank == 0:
                 files.save_json(finished, record | {"seconds": seconds, "history": history})
             if processes > 1:
@@ -161,18 +156,19 @@ def _train(
     config: TrainingConfig,
     folder: Path,
     device: torch.device,
+    rank: int,
+    processes: int,
 ) -> tuple[list[dict], float]:
     """Train until the end, from the last checkpoint in the folder if there is one; returns the history and the time in
     seconds that all of it took."""
-    rank, processes = _processes()
     sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
     module = TrainingModule(model, config, lambda batch: [s for i in sampler.batch(batch) for s in mixes.songs(i)])
     terminal = sys.stdout.isatty()  # where Lightning's bar goes
     # not finite is what the module refuses; a perfect score is infinite
     patience = EarlyStopping("validation_usdr", mode="max", patience=config.patience, check_finite=False)
-    callbacks = [Epochs(folder), patience, *([TQDMProgressBar()] if terminal else [])]
-    if config.ema:  # first, as it sees to it that the checkpoints hold the averaged weights
-        callbacks.insert(0, WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema)))
+    average = [WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))] if config.ema else []
+    # the average comes first, as it sees to it that the checkpoints hold the averaged weights
+    callbacks = [*average, Epochs(folder), patience, *([TQDMProgressBar()] if terminal else [])]
     last, epochs = last_checkpoint(folder)
     if epochs and rank == 0:
         print(f"going on after epoch {epochs}", flush=True)
@@ -190,16 +186,19 @@ def _train(
         persistent_workers=workers > 0,
         worker_init_fn=_heed_no_signal,
     )
-    songs = DataLoader(validation, batch_size=None, sampler=validated)
-    interrupt = signal.getsignal(signal.SIGINT)
+    logger = logging.getLogger("lightning.pytorch")
+    interrupt, level = signal.getsignal(signal.SIGINT), logger.level
     model.train()
     if has_graphs(device):  # before DDP wraps the model
         card = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if processes > 1 else device
-        first = torch.stack([mixes[0][0]] * config.batch_size).to(card)
-        sample = stft(first, model.config.n_fft, model.config.padding)
+        mixtures = torch.stack([mixes[0][0]] * config.batch_size).to(card)
+        sample = stft(mixtures, model.config.n_fft, model.config.padding)
         module.graphed = Graphed(model.to(card), sample, config.bf16)
+    logger.setLevel(logging.WARNING)  # as for the warnings: no advertisements in logs and notebooks
     try:
-        with _quiet():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            warnings.filterwarnings("ignore", ".*treespec", FutureWarning)  # by torch, of what Lightning does
             trainer = lightning.Trainer(
                 accelerator=device.type,
                 **_placement(device, processes),
@@ -214,7 +213,9 @@ def _train(
                 logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
                 callbacks=callbacks,
             )
-            trainer.fit(module, loader, songs, ckpt_path=last, weights_only=True)
+            trainer.fit(
+                module, loader, DataLoader(validation, None, sampler=validated), ckpt_path=last, weights_only=True
+            )
     except SystemExit as end:
         signal.signal(signal.SIGINT, interrupt)
         raise (KeyboardInterrupt if end.code in (None, 1) else end) from None  # those two are Lightning's
@@ -227,6 +228,8 @@ def _train(
         raise OSError(f"a process that reads data beside the training has ended: {remedy}") from None
     except FloatingPointError as error:
         raise FloatingPointError(f"{error}; last good checkpoint: {last_checkpoint(folder)[0] or 'none'}") from None
+    finally:
+        logger.setLevel(level)
     return module.history, round(time.monotonic() - module.started, 1)
 
 
@@ -238,11 +241,7 @@ def _heed_no_signal(_: int) -> None:
 
 
 def _processes() -> tuple[int, int]:
-    """Which of how many processes this is, as torchrun says.
-
-    Raises:
-        ValueError: something else has set a part of torchrun's variables.
-    """
+    """Which of how many processes this is, as torchrun says; ValueError if only a part of its variables is set."""
     missing = [name for name in TORCHRUN if name not in os.environ]
     if 0 < len(missing) < len(TORCHRUN):
         raise ValueError(f"of torchrun's variables {missing[0]} is missing: start with torchrun, or unset the others")
@@ -253,36 +252,13 @@ def _placement(device: torch.device, processes: int) -> dict:
     """On which devices Lightning trains: this one, or, under torchrun, one per process."""
     if processes == 1:  # also where a scheduler started this process beside others
         rank_zero_only.rank = 0
-        devices = [device.index or 0] if device.type == "cuda" else 1
-        return {"devices": devices, "plugins": LightningEnvironment()}
+        return {"devices": [device.index or 0] if device.type == "cuda" else 1, "plugins": LightningEnvironment()}
     local = int(os.environ["LOCAL_WORLD_SIZE"])
-    strategy = DDPStrategy(process_group_backend="nccl" if device.type == "cuda" else "gloo")
-    return {"devices": local, "num_nodes": processes // local, "strategy": strategy}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advertisements, and warnings that it calls possible, out of logs and notebooks."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
-            warnings.filterwarnings("ignore", ".*treespec", FutureWarning)  # by torch, of what Lightning does
-            yield
-    finally:
-        logger.setLevel(level)
+    return {"devices": local, "num_nodes": processes // local, "strategy": "ddp"}
 
 
 class TrainingModule(lightning.LightningModule):
-    """The training and validation step of a BSRNN, for Lightning.
-
-    Args:
-        model: to be trained where it requires gradients.
-        config: how.
-        songs: names the songs of the batch of a number, for messages.
-    """
+    """The training and validation step of a BSRNN, for Lightning; `songs` names those of the batch of a number."""
 
     def __init__(self, model: BSRNN, config: TrainingConfig, songs: Callable[[int], list[str]] = lambda batch: []):
         super().__init__()
@@ -321,7 +297,7 @@ class TrainingModule(lightning.LightningModule):
 
     def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
         optimizer.zero_grad(set_to_none=not self.graphed)
-        if self.graphed:
+        if self.graphed:  # Lightning sets them to None before it validates
             for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is None):
                 parameter.grad = torch.zeros_like(parameter)
 
@@ -331,9 +307,8 @@ class TrainingModule(lightning.LightningModule):
 
     def validation_step(self, batch, _):
         name, mixture, targets, sample_rate = batch
-        mixture, targets = mixture.cpu(), targets.cpu()
         peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
-        mixture, targets = mixture / peak, targets / peak
+        mixture, targets = (mixture / peak).cpu(), (targets / peak).cpu()
         config = self.model.config
         estimates = torch.stack([*separate(self.model, mixture, sample_rate, hop=config.chunk).values()])
         spectrum, target = (stft(signals, config.n_fft, config.padding) for signals in (estimates, targets))
@@ -354,8 +329,8 @@ class TrainingModule(lightning.LightningModule):
             "validation_loss": float(torch.stack([loss for _, loss in tracks.values()]).mean()),
             "validation_usdr": float(per_source.mean()),
         }
-        scores = zip(self.model.config.sources, per_source.tolist(), strict=True)
-        self.history.append(row | {f"validation_usdr/{source}": score for source, score in scores})
+        names = [f"validation_usdr/{source}" for source in self.model.config.sources]
+        self.history.append(row | dict(zip(names, per_source.tolist(), strict=True)))
         self.step_losses.clear()
         self.tracks.clear()
         self.log("validation_usdr", row["validation_usdr"], prog_bar=True)
