@@ -16,19 +16,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the first CUDA device, or the CPU where there is none.
-
-    Raises:
-        ValueError: it is not available.
-    """
+    """The device of that name, ValueError if it is not available; "auto" is the first CUDA device, or else the CPU."""
     # counted, not tried: under torchrun every process would take memory of the first GPU
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     cards = ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []
-    if name == "auto":
-        name = "cuda" if cards else "cpu"
-    if name not in ("cpu", "cpu:0", *cards):
+    known = [*cards, "cpu", "cpu:0"]
+    if name not in ("auto", *known):
         raise ValueError(f"device {name!r} is not available here: choose auto or cpu")
-    return torch.device(name)
+    return torch.device(known[0] if name == "auto" else name)
 
 
 def short_of_memory(error: MemoryError | RuntimeError) -> str | None:
@@ -41,11 +36,9 @@ def short_of_memory(error: MemoryError | RuntimeError) -> str | None:
 
 
 def keep_memory() -> None:
-    """Let this process keep freed memory for its next use, where the C library is glibc; elsewhere do nothing.
-
-    By default glibc hands every large block back to the system, which has to clear it again for the next one: a third
-    of the time of a training step of a small model on two cores. Peak memory grows by about a tenth.
-    """
+    """Let this process keep freed memory for its next use, where the C library is glibc, which by default hands every
+    large block back to the system to be cleared for the next one: a third of the time of a training step of a small
+    model on two cores. Peak memory grows by about a tenth."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
@@ -64,13 +57,8 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:
-    """A context in which models compute their matrix products in bfloat16, or as usual.
-
-    The residual stream, norms, masks, STFT and all that follows stay in float32.
-
-    Raises:
-        ValueError: the device cannot.
-    """
+    """A context in which models compute their matrix products in bfloat16, or as usual, ValueError if it cannot.
+    The residual stream, norms, masks, STFT and all that follows stay in float32."""
     if bf16 and not has_bf16(device):
         raise ValueError(f"this {device.type.upper()} has no bfloat16: leave out --bf16")
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
@@ -122,15 +110,11 @@ class Graphed:
         return self._replay(x)
 
 
-def by_item(function: Callable[[Tensor], Tensor], batch: Tensor, dim: int = 0) -> Tensor:
-    """Apply a function to a batch, on a CPU to one item per core at a time.
+def by_item(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """Apply a function of any number of items, without gradients, to a batch (B, ...) on the device that it works on.
 
-    CPU cores that share an item, or the rows of a batch, would wait for each other at every step of an LSTM. A GPU
-    takes the batch at once.
-
-    Args:
-        function: of a batch of any size; its result has the items along `dim`. Nothing it does is differentiated.
-        batch: (B, ...), on the device that the function works on.
+    A GPU takes the batch at once, a CPU one item per core at a time: cores that share an item, or the rows of a batch,
+    would wait for each other at every step of an LSTM.
     """
     cores = torch.get_num_threads()
     if batch.device.type != "cpu" or min(cores, len(batch)) == 1:
@@ -146,7 +130,7 @@ def by_item(function: Callable[[Tensor], Tensor], batch: Tensor, dim: int = 0) -
 
     results = _pool(cores).map_async(of_item, batch.split(1), 1)
     try:
-        return torch.cat(results.get(), dim)
+        return torch.cat(results.get())
     finally:
         results.wait()  # also when interrupted: Python must not end while threads compute
         torch.set_num_threads(cores)  # the workers' setting is also that of threads to come
@@ -157,5 +141,5 @@ def _pool(cores: int) -> ThreadPool:
     """A worker per core. They are kept: every new thread would have the C library set memory apart. An executor of
     concurrent.futures would not do: interrupted while it starts a thread, it keeps Python from ending."""
     pool = ThreadPool(cores)
-    atexit.register(pool.terminate)
+    atexit.register(pool.terminate)  # or Python's end would print that it cannot
     return pool
