@@ -36,16 +36,12 @@ def save(model: BSRNN, folder: str | os.PathLike) -> None:
 
 
 def load(path: str | os.PathLike) -> BSRNN:
-    """Load a model, in evaluation mode on the CPU. Nothing in a file is ever executed.
-
-    Args:
-        path: a folder as `save` wrote it, the last.ckpt of a training, or a file of torch.save that holds a state dict,
-            with a config.json beside it.
+    """Load a model, in evaluation mode on the CPU, from a folder as `save` wrote it, the last.ckpt of a training, or a
+    file of torch.save that holds a state dict, with a config.json beside it. Nothing in a file is ever executed.
 
     Raises:
         FileNotFoundError: something is missing.
-        ValueError: a file is damaged or holds more than tensors, or weights and configuration do not belong together
-            or to this architecture.
+        ValueError: a file is damaged, holds more than tensors, or is of another architecture than its configuration.
     """
     path = _folder_or_checkpoint(path)
     if path.is_file():

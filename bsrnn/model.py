@@ -24,12 +24,8 @@ def _uniform(*shape: int, fan_in: int | Tensor) -> nn.Parameter:
 
 class SequenceNorm(nn.Module):
     """Group norm with one group, over the sequence (first axis) and the features (last), with one gain and bias per
-    feature: "group norm" in the paper, these axes in the authors' code.
-
-    Args:
-        shape: of gain and bias: the features last, after axes of 1 for those that share them.
-        eps: added to the variance.
-    """
+    feature: "group norm" in the paper, these axes in the authors' code. `shape` is that of gain and bias: the features
+    last, after axes of 1 for those that share them; `eps` is added to the variance."""
 
     def __init__(self, *shape: int, eps: float):
         super().__init__()
@@ -76,9 +72,8 @@ class BandSplit(nn.Module):
 class ResidualRNN(nn.Module):
     """Norm -> BLSTM -> linear, plus the input (section III-B), along the first axis of (sequence, ..., N).
 
-    The BLSTM has one layer (24 in all in section IV-A4); the linear layer joins its two directions. Dropout is not in
-    the paper, nor here.
-    """
+    The BLSTM has one layer (24 in all in section IV-A4); the linear layer joins its two directions.
+    There is no dropout, as in the paper."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -213,10 +208,8 @@ class BSRNN(nn.Module):
     """Band-Split RNN with one mask estimation per source.
 
     `band_split` and `band_sequence` are the extractor, shared by all sources; `heads` holds the `MaskEstimation` of
-    each source by its name. One source is the paper's model; several are multi-task learning.
-
-    Raises:
-        ValueError: a source has a name that torch's modules have a use for, such as "forward".
+    each source by its name, which torch's modules must not have a use for. One source is the paper's model; several are
+    multi-task learning.
     """
 
     def __init__(self, config: Config):
@@ -231,14 +224,10 @@ class BSRNN(nn.Module):
             self.heads.add_module(source, MaskEstimation(config))
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Estimate every source of a mixture.
+        """Mask times mixture, for every source in the order of `config.sources`.
 
-        Args:
-            mixture: (B, C, F, T) complex; any number of channels and frames. Without TAC, channels are separated one by
-                one, with the same weights, as in the paper.
-
-        Returns:
-            (B, S, C, F, T) complex, sources in the order of `config.sources`: mask times mixture.
+        (B, C, F, T) complex, of any number of channels and frames -> (B, S, C, F, T) complex. Without TAC, channels are
+        separated one by one, with the same weights, as in the paper.
         """
         return self.masks(mixture) * mixture[:, None]
 

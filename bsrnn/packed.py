@@ -18,10 +18,7 @@ class PackedBands(nn.Module):
 
     Band k of width G belongs to the group of the smallest power of two P >= G; in its group it is a row of P bins, of
     which the last P - G are padding. Reading, padding points to an extra bin F of zeros; writing, it is dropped. Waste
-    is less than a factor of two, and groups are at most log2(F) + 2.
-
-    Args:
-        bins: half-open bin range of each band; together they partition [0, F).
+    is less than a factor of two, and groups are at most log2(F) + 2. `bins` are half-open and partition [0, F).
     """
 
     def __init__(self, bins: Sequence[tuple[int, int]]):

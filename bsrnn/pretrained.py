@@ -82,12 +82,8 @@ def folders(path: str | os.PathLike) -> list[Path]:
 
 def fetch(archive: Archive) -> None:
     """Fetch an archive, verify it, convert the models in it to folders in the cache, and remove it. A download that
-    broke off or was interrupted goes on the next time; after any other failure nothing is left of it.
-
-    Raises:
-        OSError: there is no room or no connection.
-        ValueError: it is not the published file, or holds something else; or another process is fetching.
-    """
+    broke off or was interrupted goes on the next time; after any other failure nothing is left of it. OSError if there
+    is no room or connection; ValueError if it is not the published file, or another process is fetching."""
     folder = cache()
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{archive.file}.part"
@@ -171,6 +167,8 @@ def table() -> str:
             score = archive.scores[SOURCES.index(sources[0]) if len(sources) == 1 else -1]
             cached = "yes" if all(place(model).is_dir() for model in models(own)) else "no"
             rows.append(f"{own:<20}{', '.join(sources):<28}{archive.size / 1e9:.2f} GB   {score:<7.2f}{cached}")
-    rows += ["", f"{OPEN}     comes with this package: small, trained on the songs of open-set/, not on MUSDB18-HQ"]
-    rows.append("cSDR     in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean")
-    return "\n".join([*rows, f"cache    {cache()}", f"weights  {CITATION}", f"licence  {LICENCE}"])
+    notes = (
+        f"{OPEN}     comes with this package: small, trained on the songs of open-set/, not on MUSDB18-HQ",
+        "cSDR     in dB on the test songs of MUSDB18-HQ, as published; of several sources, the mean",
+    )
+    return "\n".join([*rows, "", *notes, f"cache    {cache()}", f"weights  {CITATION}", f"licence  {LICENCE}"])

@@ -20,14 +20,8 @@ def _transforms(n_fft: int, padding: str, device: torch.device) -> tuple[Spectro
 def stft(waveform: Tensor, n_fft: int, padding: str = "constant") -> Tensor:
     """Short-time Fourier transform with a Hann window of `n_fft` samples and a hop of a quarter of it.
 
-    Args:
-        waveform: (..., L) real.
-        n_fft: FFT size in samples.
-        padding: with zeros ("constant"), or by reflection ("reflect"), which takes more than `n_fft` / 2 samples:
-            shorter waveforms are padded with zeros.
-
-    Returns:
-        (..., F, T) complex, F = n_fft // 2 + 1, T = L // hop + 1.
+    From (..., L) real to (..., F, T) complex, F = n_fft // 2 + 1, T = L // hop + 1. Both ends are padded with zeros
+    ("constant"), or by reflection ("reflect") where there are more than `n_fft` / 2 samples.
     """
     if waveform.shape[-1] <= n_fft // 2:
         padding = "constant"
