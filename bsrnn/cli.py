@@ -69,9 +69,7 @@ INFER = (
 EVALUATE = (
     DEVICE,
     option("--checkpoint_fp", MODEL, default=[], **PATHS),
-    option(
-        "--estimates", "another program's TRACK/SOURCE.wav (or flac, ogg, mp3); can be repeated", default=[], **PATHS
-    ),
+    option("--estimates", "another program's TRACK/SOURCE.wav (or flac, ogg, mp3); repeatable", default=[], **PATHS),
     DATA,
     option("--split", "which songs", choices=SPLITS, default="test"),
     option("--out", "CSV file that gets a row per run, song, source and metric, or goes on", type=Path, required=True),
@@ -94,8 +92,7 @@ DEMO_DATA = (option("out", "folder to make", type=Path),)
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `bsrnn`; each command's function is its `run` default."""
-    text = "Band-split RNN music source separation: train, separate, evaluate."
-    parser = argparse.ArgumentParser(prog="bsrnn", description=text)
+    parser = argparse.ArgumentParser("bsrnn", description="Band-split RNN music separation: train, separate, evaluate.")
     for names, settings in (DEVICE, SEED):
         parser.add_argument(*names, **settings)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -156,8 +153,6 @@ def _cleaning_up() -> Iterator[None]:
     """Let a signal to end raise, so that nothing half written stays; by default it would end Python at once. Those that
     follow within `GRACE` change nothing, as cleaning up may take a while; a later one ends the process as it is."""
     numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-    # but for those that nohup and the like leave out
-    before = {number: handler for number in numbers if (handler := signal.getsignal(number)) != signal.SIG_IGN}
     told = []  # when
 
     def end(number, _):
@@ -167,8 +162,8 @@ def _cleaning_up() -> Iterator[None]:
         if told[-1] - told[0] > GRACE:
             os._exit(128 + number)
 
-    for number in before:
-        signal.signal(number, end)
+    # but for those that nohup and the like leave out
+    before = {number: signal.signal(number, end) for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:
@@ -195,20 +190,18 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     named = named_config(args.config) if args.config else None
 
-    from bsrnn import checkpoint, files, pretrained, train
-    from bsrnn.data import find_data, stem_mapping
-    from bsrnn.devices import keep_memory
+    from bsrnn import checkpoint, data, devices, files, pretrained, train
     from bsrnn.model import BSRNN
 
-    keep_memory()
-    dataset = find_data(args.musdbhq_location)
+    devices.keep_memory()
+    dataset = data.find_data(args.musdbhq_location)
     known = named.sources if named else ()
     if origin:
         if len(names := pretrained.models(origin)) > 1:
             raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
         base = checkpoint.load(*pretrained.folders(origin))
         known = base.config.sources if args.init else ()
-    sources = tuple(args.part or known or stem_mapping(dataset))
+    sources = tuple(args.part or known or data.stem_mapping(dataset))
     if args.init and not set(sources) <= set(known):
         raise ValueError(f"{args.init} estimates {', '.join(known)} only: --transfer makes heads for others")
     train.seed_everything(args.seed)
@@ -239,15 +232,14 @@ def infer(args: argparse.Namespace) -> None:
     if unknown or not any(map(os.path.exists, given)):  # which does not raise, as path.exists() may
         raise FileNotFoundError(f"{[*unknown, *given][0]}: no such file or folder")
 
-    from bsrnn.devices import keep_memory
-    from bsrnn.separate import Separator, find_songs
+    from bsrnn import devices, separate
 
-    keep_memory()
-    options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": False if args.fp32 else None}
-    songs = find_songs(given, args.out)
+    devices.keep_memory()
+    songs = separate.find_songs(given, args.out)
     if not args.checkpoint_fp:
         print("model: open, a small one; --model obsrnn-simo separates better, see bsrnn models", file=sys.stderr)
-    separator = Separator.from_pretrained(*args.checkpoint_fp, **options)
+    options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": False if args.fp32 else None}
+    separator = separate.Separator.from_pretrained(*args.checkpoint_fp, **options)
     inputs, failures = {os.path.realpath(song) for song in songs}, []
     stems = {song: separator.targets(folder, args.format, args.residual).values() for song, folder in songs.items()}
     if taken := [(song, stem) for song in songs for stem in stems[song] if os.path.realpath(stem) in inputs]:
@@ -258,8 +250,8 @@ def infer(args: argparse.Namespace) -> None:
             continue
         try:
             with _told_out_of_memory(f"{song}: "):
-                options = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
-                written = separator.separate_file(song, folder, progress=True, **options)
+                form = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
+                written = separator.separate_file(song, folder, progress=True, **form)
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
             # of this song; the others may be better
             failures.append(str(error))
@@ -276,15 +268,13 @@ def infer(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from bsrnn import data, evaluate
-    from bsrnn.devices import keep_memory
+    from bsrnn import data, devices, evaluate
 
-    keep_memory()
+    devices.keep_memory()
     folder = data.find_data(args.musdbhq_location)
     tracks = data.find_tracks(folder, args.split)
-    oracles = {"sample_rate": args.sample_rate, "n_fft": args.n_fft}
-    models = {"hop": args.hop, "device": args.device, "bf16": args.bf16}
-    estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **oracles, **models)
+    options = {name: getattr(args, name) for name in ("sample_rate", "n_fft", "hop", "device", "bf16")}
+    estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **options)
     extras = {"with_bsseval": args.bsseval, "museval_folder": args.museval, "audio_folder": args.save_audio}
     songs = {"split": args.split, "data": data.fingerprint(folder)}
     print(evaluate.means(evaluate.score(estimators, tracks, **songs, out=args.out, **extras)))
