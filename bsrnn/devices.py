@@ -88,20 +88,19 @@ class Graphed:
             result = network(sample)
             return [result.detach().clone(), *torch.autograd.grad(result.abs().square().mean(), trained)]
 
-        problem = "it does not compute what the network does"
         try:
             with torch.cuda.device_of(sample), torch.autocast(sample.device.type, torch.bfloat16, bf16, False):
                 plain = outcome()
                 torch.cuda.make_graphed_callables(network, (sample.clone(),))
                 self._replay = network.forward
-                if all((a - b).norm() <= MOST_OFF * b.norm() for a, b in zip(outcome(), plain, strict=True)):
-                    self.shape = sample.shape
+                if not all((a - b).norm() <= MOST_OFF * b.norm() for a, b in zip(outcome(), plain, strict=True)):
+                    raise RuntimeError("it does not compute what the network does")
+                self.shape = sample.shape
         except RuntimeError as error:
             problem = str(error).partition("\n")[0]
+            print(f"training without a CUDA graph, which takes longer: {problem}", flush=True)
         finally:
             network.__dict__.pop("forward", None)  # by which torch has replaced that of the class
-        if self.shape is None:
-            print(f"training without a CUDA graph, which takes longer: {problem}", flush=True)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape != self.shape:

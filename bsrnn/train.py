@@ -386,8 +386,7 @@ class Epochs(Checkpoint):
 
 def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
     """The last checkpoint in a folder that can be read, if there is one, and the number of epochs it has behind it."""
-    for name in ("last.ckpt", "previous.ckpt"):
-        file = folder / name
+    for file in (folder / "last.ckpt", folder / "previous.ckpt"):
         if file.is_file():
             try:
                 return file, len(torch.load(file, map_location="cpu", weights_only=True)["history"])
