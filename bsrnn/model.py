@@ -73,7 +73,8 @@ class ResidualRNN(nn.Module):
     """Norm -> BLSTM -> linear, plus the input (section III-B), along the first axis of (sequence, ..., N).
 
     The BLSTM has one layer (24 in all in section IV-A4); the linear layer joins its two directions.
-    There is no dropout, as in the paper."""
+    There is no dropout, as in the paper.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -208,8 +209,8 @@ class BSRNN(nn.Module):
     """Band-Split RNN with one mask estimation per source.
 
     `band_split` and `band_sequence` are the extractor, shared by all sources; `heads` holds the `MaskEstimation` of
-    each source by its name, which torch's modules must not have a use for. One source is the paper's model; several are
-    multi-task learning.
+    each source by its name: ValueError for one that torch's modules have a use for, such as "forward". One source is
+    the paper's model; several are multi-task learning.
     """
 
     def __init__(self, config: Config):

@@ -194,10 +194,10 @@ def _train(
         mixtures = torch.stack([mixes[0][0]] * config.batch_size).to(card)
         sample = stft(mixtures, model.config.n_fft, model.config.padding)
         module.graphed = Graphed(model.to(card), sample, config.bf16)
-    logger.setLevel(logging.WARNING)  # as for the warnings: no advertisements in logs and notebooks
+    logger.setLevel(logging.WARNING)  # Lightning's advertisements are for no log and no notebook
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)
+            warnings.simplefilter("ignore", PossibleUserWarning)  # as it calls them
             warnings.filterwarnings("ignore", ".*treespec", FutureWarning)  # by torch, of what Lightning does
             trainer = lightning.Trainer(
                 accelerator=device.type,
