@@ -127,10 +127,9 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
     return config, weights
 
 
-def convert(path: str | os.PathLike, config: Config) -> BSRNN:
+def convert(file: Path, config: Config) -> BSRNN:
     """Convert a checkpoint of Lightning by the program of Magron, Serizel & Douwes (arXiv 2603.09187), whose heads are
     in the order of `config.sources`, with the errors of `load`. Nothing in the file is ever executed."""
-    file = Path(path)
     theirs = _read_foreign(file)
     try:
         ours = _translated(theirs, config)
