@@ -92,7 +92,8 @@ DEMO_DATA = (option("out", "folder to make", type=Path),)
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `bsrnn`; each command's function is its `run` default."""
-    parser = argparse.ArgumentParser("bsrnn", description="Band-split RNN music separation: train, separate, evaluate.")
+    text = "Band-split RNN music source separation: train, separate, evaluate."
+    parser = argparse.ArgumentParser("bsrnn", description=text)
     for names, settings in (DEVICE, SEED):
         parser.add_argument(*names, **settings)
     commands = parser.add_subparsers(dest="command", required=True)

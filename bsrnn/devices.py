@@ -60,7 +60,7 @@ def autocast(device: torch.device, bf16: bool) -> torch.autocast:
     """A context in which models compute their matrix products in bfloat16, or as usual, ValueError if it cannot.
     The residual stream, norms, masks, STFT and all that follows stay in float32."""
     if bf16 and not has_bf16(device):
-        raise ValueError(f"this {device.type.upper()} has no bfloat16: leave out --bf16")
+        raise ValueError(f"this {device.type.upper()} has no bfloat16: leave out --bf16, or, in a profile, bf16")
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
