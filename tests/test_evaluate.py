@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -468,6 +469,16 @@ def test_bsseval_is_musevals(varied, tmp_path):
     ours = table.query("run == 'a' and metric == 'SAR'").groupby("source")["value"].median()
     found = store.agg_frames_tracks_scores().xs("SAR", level="metric")
     np.testing.assert_allclose(found[list(ours.index)], ours, atol=1e-4)
+
+
+@needs_ffmpeg
+def test_bsseval_stands_a_singular_matrix_and_can_be_ended(monkeypatch):
+    references, estimates = torch.randn(2, 2, 1, 8_000, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(np.linalg, "solve", raising := Mock(side_effect=np.linalg.LinAlgError))
+    assert evaluate.bsseval_frames(references, estimates, 8_000).isfinite().all()
+    raising.side_effect = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.bsseval_frames(references, estimates, 8_000)
 
 
 # estimates that another program wrote
