@@ -34,6 +34,7 @@ from bsrnn.config import SPLITS, TrainingConfig
 STEMS = ("drums", "bass", "other", "vocals")  # the sources, where no stems.yaml names others
 MAPPING, VALIDATION = "stems.yaml", "validation.txt"
 TEXT_BYTES = 2**16  # that these may have
+DEPTHS = ("*", "*/*", "*/*/*")  # of a data set's files; unlike ** they follow links to folders
 STEM_FILE = ".stem.mp4"
 STREAM_SLACK = 4_096  # samples by which the streams of a .stem.mp4 file may differ: the shortest one tells
 VALIDATION_SHARE = 6  # without a list of its own, every sixth training song validates; our choice
@@ -136,9 +137,10 @@ def report(found: Sequence[str], problems: list[str] | None = None) -> None:
         raise ValueError("\n".join(dict.fromkeys(found)))
 
 
-def _visible(folder: Path, pattern: str = "*") -> list[Path]:
+def _visible(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
     """What lies in a folder, sorted, but for what is hidden or left by macOS beside files (._X, __MACOSX)."""
-    found = ((path, path.relative_to(folder).parts) for path in sorted(folder.glob(pattern)))
+    every = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    found = ((path, path.relative_to(folder).parts) for path in every)
     return [path for path, parts in found if not any(part.startswith(".") or part == "__MACOSX" for part in parts)]
 
 
@@ -193,8 +195,7 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
         raise ValueError(f"{file}: mixture is no source")
     names = [
         STEMS if path.name.endswith(STEM_FILE) else (path.stem.lower(),)
-        for depth in ("*", "*/*", "*/*/*")
-        for path in _visible(root, depth)
+        for path in _visible(root, DEPTHS)
         if path.suffix.lower() in SUFFIXES
     ]
     found = set().union(*names) - {"mixture"}
@@ -269,7 +270,7 @@ def fingerprint(root: Path) -> str:
     """Twelve hex digits that change when the names or sizes of a data set's files do."""
     meant = [
         f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n"
-        for file in _visible(root, "**/*")
+        for file in _visible(root, DEPTHS)
         if (file.suffix.lower() in SUFFIXES or file.name in (MAPPING, VALIDATION)) and file.is_file()
     ]
     return hashlib.sha256("".join(meant).encode(errors="surrogateescape")).hexdigest()[:12]

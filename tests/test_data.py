@@ -206,7 +206,12 @@ def test_the_fingerprint_is_that_of_names_and_sizes(empty):
     seen.append(data.fingerprint(empty))
     (empty / "train" / "b" / "bass.wav").unlink()
     seen.append(data.fingerprint(empty))
-    assert len(set(seen)) == 4
+    write_song(empty.parent / "linked")
+    (empty / "train" / "c").symlink_to(empty.parent / "linked")
+    seen.append(data.fingerprint(empty))
+    (empty / "train" / "c").unlink()
+    seen.append(data.fingerprint(empty))
+    assert len(set(seen)) == 5
     (empty / "elsewhere").mkdir()
     for part in ("train", "validation.txt"):
         (empty / part).rename(empty / "elsewhere" / part)
