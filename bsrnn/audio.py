@@ -3,6 +3,7 @@ blocks (C, any length). libsndfile decodes what it provably reads whole, whereve
 decoded by libav, the libraries of FFmpeg, which come with PyAV: mp3 and other formats, joined files, files that do not
 say how long they are. What is damaged or cut off is refused."""
 
+import errno
 import math
 import os
 import re
@@ -314,7 +315,7 @@ class Encoder:
             raise self._error() from None
 
     def _error(self):
-        return OSError(f"{self.path.name}: cannot be written: no space left, or the file would be too large")
+        return OSError(errno.ENOSPC, "no space left, or the file would be too large", str(self.path))
 
 
 def write(path: Path, blocks: Iterable[Tensor], like: Recording, form: str = "wav") -> float:

@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, and where a repository's own files lie."""
 
 import csv
+import errno
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # or broken: what a disk can be
 
 
 def root() -> Path:
@@ -30,10 +33,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_together(folder: Path) -> Iterator[Path]:
+def written_together(folder: Path, remedy: str = "") -> Iterator[Path]:
     """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
-    goes wrong before, nothing appears. What a killed process left behind is removed. Raises OSError where nothing can
-    be written to the folder, or a folder is in a file's place."""
+    goes wrong before, nothing appears. What a killed process left behind is removed. Raises OSError, with the `remedy`,
+    where nothing can be written to the folder, then or later, or a folder is in a file's place."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         try:
@@ -44,8 +47,6 @@ def written_together(folder: Path) -> Iterator[Path]:
             temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".partial-")
         except (FileExistsError, NotADirectoryError):
             raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
-        except OSError as error:
-            raise OSError(f"{folder}: cannot be written to ({error.strerror})") from None
         with temporary as partial, FileLock(Path(partial, LOCK)):
             yield Path(partial)
             files = sorted(file for file in Path(partial).iterdir() if file.name != LOCK)
@@ -54,6 +55,12 @@ def written_together(folder: Path) -> Iterator[Path]:
                     raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
             for file in files:
                 os.replace(file, folder / file.name)
+    except OSError as error:  # which has no name where a disk is full, or that of a file that is no more
+        name = error.filename2 or error.filename
+        path, place = Path(name or folder).absolute(), folder.absolute()
+        if not (name or error.errno in FULL) or not (path.is_relative_to(place) or place.is_relative_to(path)):
+            raise
+        raise OSError(f"{folder}: cannot be written to ({error.strerror}){remedy}") from None
     finally:
         for path in made:
             with suppress(OSError):  # as long as something lies there
@@ -61,21 +68,24 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(file: Path, refusal: str) -> Iterator[None]:
+def locked(file: Path, refusal: str, remedy: str = "") -> Iterator[None]:
     """Keep other processes out as long as the context lasts; the lock ends with the process, however that ends. Raises
-    ValueError, which says the `refusal`, where another process has it."""
-    try:
-        lock = FileLock(file, timeout=0).acquire()
-    except Timeout:
-        raise ValueError(refusal) from None
-    with lock:
-        yield
+    ValueError, which says the `refusal`, where another process has it, and OSError, with the `remedy`, where nothing
+    can be written to its folder, which is made if missing."""
+    with written_together(file.parent, remedy):
+        try:
+            lock = FileLock(file, timeout=0).acquire()
+        except Timeout:
+            raise ValueError(refusal) from None
+        with lock:
+            yield
 
 
 def save_json(path: Path, content: Mapping) -> None:
-    """Write a mapping as indented JSON."""
+    """Write a mapping as indented JSON. Infinity becomes a number that readers take for it, as JSON has none."""
     with written_whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=2)
+        partial.write_text(re.sub(r"\bInfinity(?=,?$)", "1e999", text, flags=re.MULTILINE) + "\n")
 
 
 def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:

@@ -85,9 +85,8 @@ def fetch(archive: Archive) -> None:
     broke off or was interrupted goes on the next time; after any other failure nothing is left of it. OSError if there
     is no room or connection; ValueError if it is not the published file, or another process is fetching."""
     folder = cache()
-    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{archive.file}.part"
-    with locked(folder / ".lock", f"{folder}: another process is fetching models: wait for it"):
+    with locked(folder / ".lock", f"{folder}: another process is fetching models: wait for it", f": {ROOM}"):
         _check_space(archive, part)
         _download(archive, part)
         try:

@@ -7,6 +7,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def fit(
         folder: of this run; it gets what `Epochs` says, record.json at the end, and TensorBoard's events.
         seed: of the training samples.
         device: auto, cpu, cuda or cuda:1.
-        details: what else the run record shall say.
+        details: what else the run depends on, such as the weights that it begins with, and its record shall say.
 
     Raises:
         FileNotFoundError, ValueError: the data cannot be used, with a line per problem, or `folder` holds another run,
@@ -135,15 +136,15 @@ def _claimed(folder: Path, settings: dict) -> Iterator[None]:
     """Note the settings of a new run in its folder, or see that they are those of the run to go on with; and keep
     other trainings out until the end."""
     note = folder / "settings.json"
-    if folder.exists() and not note.is_file() and any(file.name != files.LOCK for file in folder.iterdir()):
+    if folder.exists() and not note.is_file() and any(file.name[0] != "." for file in folder.iterdir()):
         raise ValueError(f"{folder} exists and is not a run: choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
     refusal = f"{folder} is being trained by another process: wait for it, or choose another name"
-    with files.locked(folder / files.LOCK, refusal):
+    with files.locked(folder / files.LOCK, refusal, ": make room, or set BSRNN_ROOT to another folder for runs/"):
         settings = json.loads(json.dumps(settings))
         if note.is_file():
             known = json.loads(note.read_text())
             known["training"]["workers"] = settings["training"]["workers"]  # which may change: samples do not
+            known.setdefault("init", settings.get("init"))  # which runs did not note once
             files.check_same(known, settings, f"{folder} holds a run", "choose another name")
         files.save_json(note, settings)
         yield
@@ -187,7 +188,8 @@ def _train(
         worker_init_fn=_heed_no_signal,
     )
     logger = logging.getLogger("lightning.pytorch")
-    interrupt, level = signal.getsignal(signal.SIGINT), logger.level
+    interrupt, level, hook = signal.getsignal(signal.SIGINT), logger.level, threading.excepthook
+    threading.excepthook = lambda told: told.exc_type is OSError or hook(told)  # TensorBoard's raise it again, here
     model.train()
     if has_graphs(device):  # before DDP wraps the model
         card = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if processes > 1 else device
@@ -229,6 +231,7 @@ def _train(
     except FloatingPointError as error:
         raise FloatingPointError(f"{error}; last good checkpoint: {last_checkpoint(folder)[0] or 'none'}") from None
     finally:
+        threading.excepthook = hook
         logger.setLevel(level)
     return module.history, round(time.monotonic() - module.started, 1)
 

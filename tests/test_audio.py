@@ -278,7 +278,7 @@ def test_no_room(tmp_path, form, length, room):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
-        with pytest.raises(OSError, match=r"^a\.sound: cannot be written: no space left"):
+        with pytest.raises(OSError, match=r"no space left.*a\.sound"):
             audio.write(tmp_path / "a.sound", torch.randn(2, length).split(4_000, -1), like(44_100, 2), form)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,3 +1,6 @@
+import errno
+import json
+import os
 import subprocess
 import sys
 
@@ -39,6 +42,42 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_a_full_disk_says_gets_the_folder(tmp_path, monkeypatch, nested):
+    monkeypatch.chdir(tmp_path)
+    folder, cause = files.Path("new"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    for named in (cause, OSError(*cause.args, "other", None, str(tmp_path / "new" / ".partial-a" / "b"))):
+        with pytest.raises(OSError) as error, files.written_together(folder, ": make room"):
+            if nested:
+                with files.written_whole(folder / "a"):
+                    raise named
+            raise named
+        assert str(error.value) == "new: cannot be written to (No space left on device)" + ": make room" * (not nested)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        OSError("said already"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/song.wav"),
+    ],
+)
+def test_what_is_wrong_elsewhere_is_not_said_of_the_folder(tmp_path, cause):
+    with pytest.raises(OSError) as error, files.written_together(tmp_path):
+        raise cause
+    assert error.value is cause
+
+
+def test_infinity_is_a_number_in_json(tmp_path):
+    content = {"to Infinity": float("inf"), "list": [float("-inf"), 1.0, float("inf")], "text": "is Infinity"}
+    files.save_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == content and json.loads(text, parse_constant=lambda name: pytest.fail(name))
+
+
 def test_rows_are_written_with_four_decimals(tmp_path):
     rows = [{"name": "a, b", "count": 3, "value": 1 / 3}, {"name": "c", "count": 4, "value": float("nan")}]
     assert files.save_rows(tmp_path / "rows.csv", rows).read_text() == 'name,count,value\n"a, b",3,0.3333\nc,4,\n'
@@ -55,8 +94,19 @@ def test_settings_that_differ_are_named_with_their_place():
 
 def test_a_lock_refuses_a_second_process_and_ends_with_the_first(tmp_path):
     with files.locked(tmp_path / "lock", "taken"):
-        code = f"from bsrnn.files import locked\nwith locked({str(tmp_path / 'lock')!r}, 'taken'): pass"
+        code = f"from bsrnn.files import *\nwith locked(Path({str(tmp_path / 'lock')!r}), 'taken'): pass"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stderr.endswith("ValueError: taken\n")
     with files.locked(tmp_path / "lock", "taken"):
         pass
+
+
+def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
+    def read_only(dir, **_):
+        raise OSError(errno.EROFS, "Read-only file system", str(dir / ".partial-a"))
+
+    monkeypatch.setattr(files.tempfile, "TemporaryDirectory", read_only)
+    with pytest.raises(OSError) as error, files.locked(tmp_path / "new" / ".lock", "taken", ": choose another"):
+        pass
+    assert str(error.value) == f"{tmp_path / 'new'}: cannot be written to (Read-only file system): choose another"
+    assert not (tmp_path / "new").exists()

@@ -246,7 +246,7 @@ def test_a_converted_model_is_the_published_one(name, tmp_path, monkeypatch):
 
 
 WRONG = {
-    "unknown": (lambda w: w.update({"extra.weight": torch.zeros(1)}), "extra.weight is unknown"),
+    "unknown": (lambda w: w.update({"extra.weight": torch.zeros(1)}), "'extra.weight' is unknown"),
     "missing": (lambda w: w.pop("separator.1.time_net.proj.bias"), "Missing key"),
     "missing band": (lambda w: w.pop("maskers.2.mask.7.3.bias"), "maskers.2.mask.7.3.bias"),
     "shape": (lambda w: w.update({"BN.3.1.bias": torch.zeros(9)}), "is of another architecture"),
@@ -461,6 +461,19 @@ FAILURES = {
     "full disk": (lambda _, patch: on_a_full_disk(patch), "no space left"),
     "size": (lambda _, patch: patch.setitem(CONFIGS, "tiny-obsrnn-simo", CONFIGS["small"]), "another architecture"),
 }
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path, monkeypatch, capsys):
+    soundfile.write(tmp_path / "song.wav", np.zeros((100, 2)), RATE)
+    monkeypatch.setenv("BSRNN_CACHE", str(tmp_path / "cache"))
+
+    def read_only(dir, **_):
+        raise OSError(errno.EROFS, "Read-only file system", str(dir / ".partial-a"))
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", read_only)
+    assert run("infer", tmp_path / "song.wav", "--model", "obsrnn-vocals") == cli.EXIT_USER_ERROR
+    line = f"{tmp_path / 'cache'}: cannot be written to (Read-only file system): {pretrained.ROOM}"
+    assert capsys.readouterr().err == f"bsrnn infer: {line}\n"
 
 
 @pytest.mark.parametrize("failure", FAILURES)

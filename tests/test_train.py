@@ -1,8 +1,11 @@
+import errno
 import json
 import logging
+import math
 import os
 import signal
 import sys
+import threading
 import warnings
 from functools import partial
 
@@ -69,7 +72,7 @@ def steps(monkeypatch):
 
 
 def test_fit_leaves_a_model_a_record_a_checkpoint_and_a_history(small, songs, tmp_path):
-    config = TrainingConfig(**QUICK)
+    config = TrainingConfig(**QUICK, clip_grad_norm=math.inf)
     fitted = fit(small("drums", "bass"), songs, config, tmp_path / "a run", seed=3, device="cpu", experiment="base")
     files = ".lock history.csv last.ckpt model previous.ckpt record.json settings.json tensorboard".split()
     assert sorted(path.name for path in (tmp_path / "a run").iterdir()) == files
@@ -79,7 +82,7 @@ def test_fit_leaves_a_model_a_record_a_checkpoint_and_a_history(small, songs, tm
     assert record["run"] == "a run"
     assert record["experiment"] == "base"
     assert record["model"]["sources"] == ["drums", "bass"]
-    assert record["training"] == json.loads(json.dumps(QUICK | record["training"]))
+    assert TrainingConfig(**record["training"]) == config
     assert record["seed"] == 3
     assert record["data"] == fingerprint(songs)
     assert record["songs"] == {"train": 2, "validation": 2}
@@ -320,6 +323,30 @@ def test_another_base_of_equal_sizes_is_another_run(small, songs, tmp_path):
         fit(train.transfer(other, ("bass",)), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
 
 
+def test_other_weights_to_begin_with_are_another_run(small, songs, tmp_path):
+    def run(**details):
+        fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu", **details)
+
+    run(init="one")
+    for other in ("two", None):
+        with pytest.raises(ValueError, match=rf"other settings \(init: one, now {other}\)"):
+            run(init=other)
+    note = tmp_path / "run" / "settings.json"
+    note.write_text(json.dumps({name: value for name, value in json.loads(note.read_text()).items() if name != "init"}))
+    run(init="two")  # which a run of earlier did not note
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_one_line_with_the_folder(small, songs, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    told = f"^{tmp_path / 'run'}: cannot be written to [(]No space left on device[)]: make room, or set BSRNN_ROOT"
+    with pytest.raises(OSError, match=told):
+        fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
+
+
 def test_a_run_that_another_process_trains_is_refused(small, songs, tmp_path):
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(ValueError, match="is being trained by another process"):
@@ -331,7 +358,8 @@ def test_the_process_is_left_as_it_was(small, songs, tmp_path):
     def state():
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         level = logging.getLogger("lightning.pytorch").level
-        return handlers, level, list(warnings.filters), torch.get_num_threads(), torch.is_grad_enabled()
+        threads = torch.get_num_threads(), threading.excepthook
+        return handlers, level, list(warnings.filters), threads, torch.is_grad_enabled()
 
     before = state()
     fit(small("drums"), songs, TrainingConfig(**QUICK), tmp_path / "run", device="cpu")
@@ -614,7 +642,7 @@ def test_a_model_that_is_not_finite_in_validation_is_not_kept(small, songs, tmp_
 
 BAD = """batch_size=0 accumulate=0 ema=1.0 epoch_size=-1 aligned=1.5 max_epochs=0 lr=0.0 lr=NaN lr="1e-4" lr_decay=-1.0
     clip_grad_norm=0.0 patience=0 gain_db=-1.0 gain_db=NaN validation_seconds=-1.0 pitch=-1.0 drop=1.0 drop=-0.1
-    portion=0.0 portion=1.1 workers=-2 segment=0.0"""
+    batch_size=4097 portion=0.0 portion=1.1 workers=-2 segment=0.0"""
 
 
 @pytest.mark.parametrize("setting", BAD.split())
