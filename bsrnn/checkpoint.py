@@ -58,7 +58,13 @@ def load(path: str | os.PathLike) -> BSRNN:
 
 def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> BSRNN:
     for name, value in weights.items():
-        plain = isinstance(value, Tensor) and value.device.type == "cpu" and value.layout == torch.strided
+        plain = (
+            isinstance(value, Tensor)
+            and not value.is_nested
+            and name.isprintable()
+            and value.device.type == "cpu"
+            and value.layout == torch.strided
+        )
         if not plain or not value.is_floating_point() or value.untyped_storage().nbytes() < value.nbytes:
             raise ValueError(f"{file} is of another architecture: {name!r} is no plain tensor of real numbers")
         if not value.isfinite().all():
@@ -84,9 +90,10 @@ def load_config(path: str | os.PathLike) -> Config:
         here = f"; the model of this run is {path / 'model'}" if (path / "model" / CONFIG).is_file() else ""
         raise FileNotFoundError(f"{path} is not a model folder: it has no {CONFIG}{here}")
     try:
-        return Config.of(json.loads(file.read_text()), file)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        values = json.loads(file.read_text())
+    except (ValueError, RecursionError):  # the former also of numbers without end
         raise ValueError(f"{file} is not JSON") from None
+    return Config.of(values, file)
 
 
 def digest(*modules: nn.Module) -> str:
@@ -134,7 +141,7 @@ def convert(file: Path, config: Config) -> BSRNN:
     try:
         ours = _translated(theirs, config)
         if theirs:
-            raise ValueError(f"{min(theirs)} is unknown")
+            raise ValueError(f"{min(theirs)!r} is unknown")
     except KeyError as error:
         raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None
     except (RuntimeError, ValueError) as error:  # the former of shapes

@@ -19,6 +19,7 @@ from bsrnn.bands import BIN_CONVENTIONS, band_schema
 
 OVERLAP = 4  # windows over each sample: the hop is n_fft / 4 (Luo & Yu, section IV-A4: 2048 and 512)
 MOST_SOURCES = 100
+MOST_PARAMETERS = 2 * 10**9  # the largest published model has 108,727,540
 MOST_SEED = 2**32 - 1
 SPLITS = ("train", "validation", "test")  # of a data set
 FORMATS = {  # of stems: suffix, and what soundfile calls it
@@ -83,10 +84,12 @@ class Config:
     def __post_init__(self):
         object.__setattr__(self, "sources", tuple(self.sources))
         check(self)
-        name = re.compile(r"[^/\\.\x00-\x1f\x7f]+")  # of files and modules
-        named = self.sources and all(isinstance(source, str) and name.fullmatch(source) for source in self.sources)
+        named = self.sources and all(  # as files and modules can be
+            isinstance(source, str) and source.isprintable() and re.fullmatch(r"[^/\\.]+", source)
+            for source in self.sources
+        )
         rules = {
-            f"sources must be one or more different names without any of / \\ ., not {self.sources!r}": (
+            f"sources must be one or more different names without / \\ . or controls, not {self.sources!r}": (
                 named and len(set(self.sources)) == len(self.sources)
             ),
             f"a model has at most {MOST_SOURCES} sources, not {len(self.sources)}": len(self.sources) <= MOST_SOURCES,
@@ -98,6 +101,8 @@ class Config:
         }
         if broken := [rule for rule, holds in rules.items() if not holds]:
             raise ValueError(broken[0])
+        if (count := sum(cost.parameters for cost in costs(self))) > MOST_PARAMETERS:
+            raise ValueError(f"a model has at most {MOST_PARAMETERS:,} parameters, not {count:,}: choose smaller sizes")
 
     @classmethod
     def of(cls, values: Mapping, origin: object) -> "Config":
@@ -123,36 +128,6 @@ class Config:
     def chunk_frames(self) -> int:
         """Frames T of a chunk's spectrogram."""
         return self.chunk_samples // (self.n_fft // OVERLAP) + 1
-
-
-_SCHEMAS = {"vocals": "v7", "bass": "bass", "drums": "drums", "other": "v7"}  # section V-A
-_PAPER: dict = {"standardize": False}
-_AUTHORS: dict = _PAPER | {"mlp_layers": 2, "bin_convention": "floor", "eps": 2**-23}
-_LARGE: dict = _AUTHORS | {"eps": 1e-7, "padding": "reflect", "fader": True}
-_OBSRNN: dict = _LARGE | {"tac": True, "attention_heads": 2}
-_GENERIC: dict = _OBSRNN | {"bin_convention": "centre"}
-
-
-def _of_each_source(name: str, **settings) -> dict[str, Config]:
-    return {f"{name}-{source}": Config((source,), schema, **settings) for source, schema in _SCHEMAS.items()}
-
-
-CONFIGS = {
-    **_of_each_source("paper", **_PAPER),
-    **_of_each_source("authors", **_AUTHORS),
-    "small": Config(tuple(_SCHEMAS), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
-    **_of_each_source("bsrnn-large", **_LARGE),
-    **_of_each_source("obsrnn", **_OBSRNN),
-    "obsrnn-simo": Config(tuple(_SCHEMAS), "joint", **_OBSRNN),
-    "obsrnn-generic": Config(tuple(_SCHEMAS), **_GENERIC),
-}
-
-
-def named_config(name: str) -> Config:
-    """The configuration of that name; ValueError if there is none."""
-    if name not in CONFIGS:
-        raise ValueError(f"unknown model {name!r}: choose from {', '.join(CONFIGS)}")
-    return CONFIGS[name]
 
 
 @dataclass(frozen=True)
@@ -192,6 +167,36 @@ def costs(config: Config) -> list[Cost]:
     ]
 
 
+_SCHEMAS = {"vocals": "v7", "bass": "bass", "drums": "drums", "other": "v7"}  # section V-A
+_PAPER: dict = {"standardize": False}
+_AUTHORS: dict = _PAPER | {"mlp_layers": 2, "bin_convention": "floor", "eps": 2**-23}
+_LARGE: dict = _AUTHORS | {"eps": 1e-7, "padding": "reflect", "fader": True}
+_OBSRNN: dict = _LARGE | {"tac": True, "attention_heads": 2}
+_GENERIC: dict = _OBSRNN | {"bin_convention": "centre"}
+
+
+def _of_each_source(name: str, **settings) -> dict[str, Config]:
+    return {f"{name}-{source}": Config((source,), schema, **settings) for source, schema in _SCHEMAS.items()}
+
+
+CONFIGS = {
+    **_of_each_source("paper", **_PAPER),
+    **_of_each_source("authors", **_AUTHORS),
+    "small": Config(tuple(_SCHEMAS), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
+    **_of_each_source("bsrnn-large", **_LARGE),
+    **_of_each_source("obsrnn", **_OBSRNN),
+    "obsrnn-simo": Config(tuple(_SCHEMAS), "joint", **_OBSRNN),
+    "obsrnn-generic": Config(tuple(_SCHEMAS), **_GENERIC),
+}
+
+
+def named_config(name: str) -> Config:
+    """The configuration of that name; ValueError if there is none."""
+    if name not in CONFIGS:
+        raise ValueError(f"unknown model {name!r}: choose from {', '.join(CONFIGS)}")
+    return CONFIGS[name]
+
+
 def describe(config: Config) -> str:
     """A model in words and a table: sources, bands, what a frame of its output depends on, cost per module."""
     rows, bins = costs(config), config.bins()
@@ -216,7 +221,7 @@ class TrainingConfig:
     """How to train. The defaults are the paper's (section IV-A, samples in IV-A1 and IV-A2); the batch is that of one
     of its eight GPUs. What is "ours" is not in the paper, and off by default."""
 
-    batch_size: int = setting(2, "samples in a batch of one process", 1, 2**16)
+    batch_size: int = setting(2, "samples in a batch of one process", 1, 2**12)
     accumulate: int = setting(1, "batches per step", 1, 2**16)
     max_epochs: int = setting(100, "epochs at most", 1, 10**6)
     epoch_size: int = setting(0, "samples per epoch (the paper: 10,000 batches); 0: one per chunk of songs", 0, 2**40)

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -91,6 +91,15 @@ def test_description():
         "with their first bins at these Hz:\n                0 43 86 129",
     ):
         assert expected in text
+
+
+def test_sizes_are_bounded_together():
+    sizes = ("feature_dim", "hidden_dim", "num_blstm_layers", "mlp_dim", "mlp_layers")
+    most = {item.name: item.metadata["most"] for item in fields(Config) if item.name in sizes}
+    for name in most:
+        assert Config(**dict.fromkeys(sizes, 1) | {name: most[name]})
+    with pytest.raises(ValueError, match=r"^a model has at most 2,000,000,000 parameters, not [\d,]+: choose smaller"):
+        Config(**most)
 
 
 def test_unknown_name():
