@@ -187,6 +187,8 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
         isinstance(stems, list) and stems and all(isinstance(stem, str) for stem in stems) for stems in lists
     ):
         raise ValueError(f"{file}: should map each source to a list of stems, such as `drums: [kick, snare]`")
+    if len(yaml.compose(_text(file), yaml.BaseLoader).value) > len(content):
+        raise ValueError(f"{file}: names a source twice")
     mapping = {source: tuple(stem.lower() for stem in stems) for source, stems in content.items()}
     stems = [stem for group in mapping.values() for stem in group]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):

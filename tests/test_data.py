@@ -630,6 +630,7 @@ def test_a_mapping_joins_stems(tmp_path_factory, tmp_path):
         ("drums: [[kick]]", "should map each"),
         ("drums: {kick: [kick]}", "should map each"),
         ("drums: [kick]\nbass: [Kick]", "kick belongs to one source only"),
+        ("drums: [kick]\nbass: [snare]\ndrums: [snare]", "names a source twice"),
         ("mixture: [kick]", "mixture is no source"),
         ("drums: [kik, snare]", "no song has kik, snare; stems that are there and not named: kick"),
     ],
