@@ -17,6 +17,22 @@ EXIT_USER_ERROR = 2
 GRACE = 5  # seconds
 
 
+def path(text: str) -> Path:
+    """A path as an option; an empty one would mean the current folder."""
+    if not text:
+        raise FileNotFoundError("'' is no path")
+    return Path(text)
+
+
+def there(text: str) -> Path:
+    """A path of what is there, or the name of a model or of songs: told now, as the imports take seconds."""
+    from bsrnn import pretrained
+
+    if text and not (os.path.exists(text) or text == "demo" or pretrained.models(text)):
+        raise FileNotFoundError(f"{text}: no such file or folder")
+    return path(text)
+
+
 def option(names: str, text: str, **settings) -> tuple[list[str], dict]:
     """What argparse takes for an option or argument, whose help tells its default."""
     if settings.get("default") not in (None, [], argparse.SUPPRESS):
@@ -36,8 +52,8 @@ def options_of(*settings) -> Iterator[tuple[list[str], dict]]:
 DEVICE = option("--device", "auto, cpu, cuda or cuda:1 (default: auto)", default=argparse.SUPPRESS)
 SEED = option("--seed", "of weights and samples; -1: random (default: 0)", type=int, default=argparse.SUPPRESS)
 SONGS = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
-DATA = option("--musdbhq_location", SONGS, type=Path, required=True)
-PATHS, SWITCH = {"type": Path, "action": "append"}, {"action": "store_true"}
+DATA = option("--musdbhq_location", SONGS, type=there, required=True)
+PATHS, SWITCH = {"type": there, "action": "append"}, {"action": "store_true"}
 MODEL = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
 STEP = "seconds between chunks as long as in training, less is better and slower; none means "
 TRAIN = (
@@ -48,16 +64,16 @@ TRAIN = (
     option("--reduce_size", "the sizes of --config small, for the sources of the data", **SWITCH),
     option("--generic_bands", "without --schema: generic (Y, the default) or the paper's V7 (N)", choices=("Y", "N")),
     *options_of(*fields(Config)[1:], *fields(TrainingConfig)),
-    option("--checkpoint_fp", "model folder or name, whose frozen extractor is transferred to the parts", type=Path),
+    option("--checkpoint_fp", "model folder or name, whose frozen extractor is transferred to the parts", type=there),
     option("--transfer", "transfer from --checkpoint_fp, whose schema, sizes and rate apply", **SWITCH),
-    option("--init", "model folder or name, to go on from with all its weights, for parts that it has", type=Path),
+    option("--init", "model folder or name, to go on from with all its weights, for parts that it has", type=there),
 )
 INFER = (
     DEVICE,
     option("--checkpoint_fp --model", f"{MODEL}; none means open, which comes with bsrnn", default=[], **PATHS),
-    option("songs", "or folders of them: wav, flac, ogg, mp3, m4a, and most others", type=Path, nargs="*"),
-    option("--input", "more songs, or folders of them", type=Path, nargs="+", default=[]),
-    option("--out", "folder that gets SONG/SOURCE.wav; what is there is replaced", type=Path, default="separated"),
+    option("songs", "or folders of them: wav, flac, ogg, mp3, m4a, and most others", type=path, nargs="*"),
+    option("--input", "more songs, or folders of them", type=path, nargs="+", default=[]),
+    option("--out", "folder that gets SONG/SOURCE.wav; what is there is replaced", type=path, default="separated"),
     option("--sources", "what to estimate of what the models can; none means everything", nargs="+"),
     option("--residual", "also write what the estimated sources leave of the song", **SWITCH),
     option("--format", "wav holds 32-bit floats; wav24 and wav16 are wav as well", choices=FORMATS, default="wav"),
@@ -72,10 +88,10 @@ EVALUATE = (
     option("--estimates", "another program's TRACK/SOURCE.wav (or flac, ogg, mp3); repeatable", default=[], **PATHS),
     DATA,
     option("--split", "which songs", choices=SPLITS, default="test"),
-    option("--out", "CSV file that gets a row per run, song, source and metric, or goes on", type=Path, required=True),
+    option("--out", "CSV file that gets a row per run, song, source and metric, or goes on", type=path, required=True),
     option("--bsseval", "also ISR, SIR and SAR, by museval: minutes per song and run", **SWITCH),
-    option("--museval", "folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=Path),
-    option("--save-audio", "folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=Path),
+    option("--museval", "folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=path),
+    option("--save-audio", "folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=path),
     option("--hop", f"{STEP}half a chunk, or as published", type=float),
     option("--bf16", "compute matrix products in bfloat16, on devices that have it", **SWITCH),
     option("--sample_rate", "of the oracles, in Hz; none means that of the models, or 44100", type=int),
@@ -83,11 +99,11 @@ EVALUATE = (
 )
 INFO = (option("model", "a model's name, folder or checkpoint file; none lists the names", nargs="?"),)
 IMPORT = (
-    option("checkpoint", "file to convert; nothing in it is executed", type=Path),
-    option("out", "model folder to make", type=Path),
+    option("checkpoint", "file to convert; nothing in it is executed", type=there),
+    option("out", "model folder to make", type=path),
     option("--config", "the published model that it is, such as obsrnn-vocals", default="obsrnn-simo"),
 )
-DEMO_DATA = (option("out", "folder to make", type=Path),)
+DEMO_DATA = (option("out", "folder to make", type=path),)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -115,8 +131,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; an error the user can mend is one line and exit code 2."""
-    args = build_parser().parse_args(arguments, argparse.Namespace(device="auto", seed=0))
+    args = argparse.Namespace(device="auto", seed=0)
     try:
+        build_parser().parse_args(arguments, args)
         if args.seed == -1 and "WORLD_SIZE" in os.environ:
             raise ValueError("several processes need the same --seed: give one")
         if not -1 <= args.seed <= MOST_SEED:
@@ -177,8 +194,8 @@ def _cleaning_up() -> Iterator[None]:
 
 
 def train(args: argparse.Namespace) -> None:
-    if args.name in ("", "..") or Path(args.name).name != args.name:
-        raise ValueError(f"--name {args.name!r} must be a plain name, without folders")
+    if not (args.name.isprintable() and Path(args.name).name == args.name != ".." and 0 < len(args.name) <= 200):
+        raise ValueError(f"--name {args.name!r} must be a plain name of at most 200 letters, without folders")
     if args.transfer != (args.checkpoint_fp is not None):
         raise ValueError("--transfer and --checkpoint_fp go together: the model folder to transfer from")
     given, settings = _given(args, Config), TrainingConfig(**_given(args, TrainingConfig))
@@ -214,7 +231,8 @@ def train(args: argparse.Namespace) -> None:
         config = named or (CONFIGS["small"] if args.reduce_size else Config())
         model = BSRNN(replace(config, sources=sources, **given))
     folder = files.root() / "runs" / args.name
-    train.fit(model, dataset, settings, folder, seed=args.seed, device=args.device)
+    init = args.init and checkpoint.digest(*model.children())
+    train.fit(model, dataset, settings, folder, seed=args.seed, device=args.device, init=init)
     print(f"model: {folder / 'model'}")
 
 
@@ -224,14 +242,11 @@ def _given(args: argparse.Namespace, settings: type) -> dict:
 
 
 def infer(args: argparse.Namespace) -> None:
-    from bsrnn import pretrained
-
     given = [*args.songs, *args.input]
     if not given:
         raise ValueError("which song? Give one before the options, or after --input")
-    unknown = [path for path in args.checkpoint_fp if not os.path.exists(path) and not pretrained.models(path)]
-    if unknown or not any(map(os.path.exists, given)):  # which does not raise, as path.exists() may
-        raise FileNotFoundError(f"{[*unknown, *given][0]}: no such file or folder")
+    if not any(map(os.path.exists, given)):  # which does not raise, as path.exists() may
+        raise FileNotFoundError(f"{given[0]}: no such file or folder")
 
     from bsrnn import devices, separate
 

@@ -2,6 +2,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import asdict, fields, replace
 
 import numpy as np
@@ -120,7 +122,7 @@ def test_info(model, tmp_path, capsys):
 
 @pytest.mark.parametrize("missing", ["--musdbhq_location", "--name"])
 def test_where_the_data_is_and_a_name_are_required(missing, capsys):
-    given = {"--musdbhq_location": "data", "--name": "run"}
+    given = {"--musdbhq_location": "demo", "--name": "run"}
     del given[missing]
     with pytest.raises(SystemExit) as stop:
         bsrnn("train", *next(iter(given.items())))
@@ -383,8 +385,8 @@ INFER = ["infer", "--checkpoint_fp", "{model}", "--input", "{data}/test/t/mixtur
 EVALUATE = ["evaluate", "--checkpoint_fp", "{model}", "--musdbhq_location", "{data}", "--out", "{tmp}/scores.csv"]
 TRANSFER = [*TRAIN[: -len(SIZES)], "--transfer", "--checkpoint_fp", "{model}"]
 BAD_INPUT = {
-    "train, missing data": (TRAIN, lambda p: shutil.rmtree(p["data"]), "no such folder"),
-    "evaluate, missing data": (EVALUATE, lambda p: shutil.rmtree(p["data"]), "no such folder"),
+    "train, missing data": (TRAIN, lambda p: shutil.rmtree(p["data"]), "no such file or folder"),
+    "evaluate, missing data": (EVALUATE, lambda p: shutil.rmtree(p["data"]), "no such file or folder"),
     "train, data without train": (TRAIN, lambda p: shutil.rmtree(p["data"] / "train"), "has no train"),
     "train, data without test": (TRAIN, lambda p: shutil.rmtree(p["data"] / "test"), "has no test"),
     "evaluate, data without both": (
@@ -434,6 +436,19 @@ BAD_INPUT = {
     "train, a huge seed": ([*TRAIN, "--seed", "1099511627776"], nothing, "--seed must be at least 0 and at most"),
     "train, an empty name": ([*TRAIN, "--name", ""], nothing, "--name '' must be a plain name"),
     "train, the folder above": ([*TRAIN, "--name", ".."], nothing, "--name '..' must be a plain name"),
+    "train, a name of two lines": ([*TRAIN, "--name", "a\nb"], nothing, "--name 'a\\nb' must be a plain name"),
+    "train, a name that ends": ([*TRAIN, "--name", "a\0b"], nothing, "must be a plain name"),
+    "train, a long name": ([*TRAIN, "--name", 201 * "a"], nothing, "must be a plain name of at most 200 letters"),
+    "train, no data": ([*TRAIN, "--musdbhq_location", ""], nothing, "'' is no path"),
+    "infer, no input": ([*INFER, "--input", ""], nothing, "'' is no path"),
+    "infer, no song": (["infer", ""], nothing, "'' is no path"),
+    "infer, no folder": ([*INFER, "--out", ""], nothing, "'' is no path"),
+    "evaluate, no table": ([*EVALUATE, "--out", ""], nothing, "'' is no path"),
+    "train, all of it large": (
+        [*TRAIN, "--feature_dim", "8192", "--hidden_dim", "8192", "--num_blstm_layers", "100"],
+        nothing,
+        "a model has at most 2,000,000,000 parameters",
+    ),
     "train, a model beyond all bounds": ([*TRAIN, "--num_blstm_layers", "1000000000"], nothing, "at most 100"),
     "infer, a model beyond all bounds": (INFER, lambda p: edit_config(p["model"], num_blstm_layers=10**9), "at most"),
     "infer, sources without names": (INFER, lambda p: edit_config(p["model"], sources=[None]), "different names"),
@@ -451,8 +466,8 @@ BAD_INPUT = {
     "transfer, another architecture": (TRANSFER, lambda p: edit_config(p["model"], mlp_dim=8), "another architecture"),
     "infer, damaged weights": (INFER, lambda p: (p["model"] / "model.safetensors").write_bytes(b"x" * 99), "damaged"),
     "infer, no model": (INFER, lambda p: shutil.rmtree(p["model"]), "no such file or folder"),
-    "evaluate, no model": (EVALUATE, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
-    "transfer, no model": (TRANSFER, lambda p: shutil.rmtree(p["model"]), "is not a model folder"),
+    "evaluate, no model": (EVALUATE, lambda p: shutil.rmtree(p["model"]), "no such file or folder"),
+    "transfer, no model": (TRANSFER, lambda p: shutil.rmtree(p["model"]), "no such file or folder"),
     "transfer, a model by name": ([*TRANSFER, "--config", "small"], nothing, "--config and --transfer exclude"),
     "transfer, a size": ([*TRANSFER, "--sample_rate", "22050"], nothing, "--transfer and --sample_rate exclude"),
     "transfer, from nothing": ([*TRAIN, "--transfer"], nothing, "--transfer and --checkpoint_fp go together"),
@@ -474,6 +489,38 @@ BAD_INPUT = {
     "evaluate, no such device": (["--device", "cuda:99", *EVALUATE], nothing, "not available here"),
     "train, device that cannot compute": (["--device", "meta", *TRAIN], nothing, "not available here"),
 }
+
+
+MISSING = """
+    train --name z --musdbhq_location nothere
+    train --name z --musdbhq_location demo --init nothere
+    train --name z --musdbhq_location demo --transfer --checkpoint_fp nothere
+    evaluate --out z.csv --musdbhq_location nothere
+    evaluate --out z.csv --musdbhq_location demo --estimates nothere
+    evaluate --out z.csv --musdbhq_location demo --checkpoint_fp open --checkpoint_fp nothere
+    infer nothere
+    infer . --model obsrnn-vocals --model nothere
+    import nothere z
+"""
+
+
+def test_what_is_missing_is_told_without_torch(root):
+    commands = [line.split() for line in MISSING.strip().splitlines()]
+    code = "import sys; sys.modules.update(torch=None, lightning=None); from bsrnn.cli import main; "
+    code += f"[main(command) for command in {commands}]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    told = [f"bsrnn {command[0]}: nothere: no such file or folder" for command in commands]
+    assert done.stderr.splitlines() == told and not any(root.iterdir())
+
+
+def test_another_model_to_go_on_from_is_another_run(data, root, model, capsys):
+    train = ["train", "--musdbhq_location", data, "--name", "run", "--init", model, "--max_epochs", 1]
+    assert bsrnn(*train) == bsrnn(*train) == 0
+    weights = checkpoint.load(model)
+    weights.heads.bass.mask_bias.data += 0.1
+    checkpoint.save(weights, model)
+    assert bsrnn(*train, "--part", "vocals", "--part", "bass") == bsrnn(*train) == cli.EXIT_USER_ERROR
+    assert "with other settings (init: " in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("case", BAD_INPUT)
