@@ -58,14 +58,9 @@ def load(path: str | os.PathLike) -> BSRNN:
 
 def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> BSRNN:
     for name, value in weights.items():
-        plain = (
-            isinstance(value, Tensor)
-            and not value.is_nested
-            and name.isprintable()
-            and value.device.type == "cpu"
-            and value.layout == torch.strided
-        )
-        if not plain or not value.is_floating_point() or value.untyped_storage().nbytes() < value.nbytes:
+        plain = isinstance(value, Tensor) and value.is_cpu and value.layout == torch.strided and not value.is_nested
+        real = plain and value.is_floating_point() and value.untyped_storage().nbytes() >= value.nbytes
+        if not real or not name.isprintable():
             raise ValueError(f"{file} is of another architecture: {name!r} is no plain tensor of real numbers")
         if not value.isfinite().all():
             raise ValueError(f"{file} is broken: {name!r} holds numbers that are not finite (NaN or infinity)")

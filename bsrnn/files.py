@@ -56,9 +56,9 @@ def written_together(folder: Path, remedy: str = "") -> Iterator[Path]:
             for file in files:
                 os.replace(file, folder / file.name)
     except OSError as error:  # which has no name where a disk is full, or that of a file that is no more
-        name = error.filename2 or error.filename
-        path, place = Path(name or folder).absolute(), folder.absolute()
-        if not (name or error.errno in FULL) or not (path.is_relative_to(place) or place.is_relative_to(path)):
+        path, place = Path(error.filename2 or error.filename or folder).absolute(), folder.absolute()
+        within = path.is_relative_to(place) or place.is_relative_to(path)
+        if not within or not (error.filename or error.errno in FULL):
             raise
         raise OSError(f"{folder}: cannot be written to ({error.strerror}){remedy}") from None
     finally:
@@ -82,10 +82,12 @@ def locked(file: Path, refusal: str, remedy: str = "") -> Iterator[None]:
 
 
 def save_json(path: Path, content: Mapping) -> None:
-    """Write a mapping as indented JSON. Infinity becomes a number that readers take for it, as JSON has none."""
+    """Write a mapping as indented JSON: infinity, which that has not, as a number that is read as such, NaN as null."""
     with written_whole(path) as partial:
-        text = json.dumps(content, indent=2)
-        partial.write_text(re.sub(r"\bInfinity(?=,?$)", "1e999", text, flags=re.MULTILINE) + "\n")
+        bare = re.compile(r"\b(?:Infinity|NaN)(?=,?$)", re.MULTILINE)  # as texts end with a quotation mark
+        partial.write_text(
+            bare.sub(lambda found: "null" if found[0] == "NaN" else "1e999", json.dumps(content, indent=2)) + "\n"
+        )
 
 
 def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:

@@ -1,6 +1,5 @@
 """Published models by name: one comes with the package; others are fetched once, verified, converted, and cached."""
 
-import errno
 import hashlib
 import os
 import shutil
@@ -16,7 +15,7 @@ import platformdirs
 from tqdm import tqdm
 
 from bsrnn.config import CONFIGS, costs
-from bsrnn.files import locked, written_together
+from bsrnn.files import FULL, locked, written_together
 
 ADDRESS = "https://zenodo.org/api/records/17516442/files/{}/content"  # $BSRNN_PRETRAINED_URL may name another
 LICENCE = "CC BY 4.0 as two third parties read it, not stated as another does: see zenodo.org/records/17516442"
@@ -131,9 +130,9 @@ def _download(archive: Archive, part: Path) -> None:
                         while block := answer.read1(min(BLOCK, archive.size - file.tell())):
                             bar.update(file.write(block))
             except (OSError, HTTPException) as error:
-                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                if getattr(error, "errno", None) in FULL:
                     part.unlink()
-                    raise OSError(f"{part}: no space left: {ROOM}") from None
+                    raise
                 reason = error
             if (there := _size(part)) <= before:
                 done = f"{there:,} of {archive.size:,} bytes are there, and the same command goes on after them"

@@ -458,7 +458,7 @@ FAILURES = {
     "sum": (lambda server, patch: setattr(server, "content", server.content[::-1]), "came with the MD5 sum"),
     "server": (lambda _, patch: patch.setenv("BSRNN_PRETRAINED_URL", "http://127.0.0.1:9/{}"), "cannot be fetched"),
     "space": (lambda _, patch: patch.setattr(pretrained.shutil, "disk_usage", lambda _: Space), "0.0 GB are free"),
-    "full disk": (lambda _, patch: on_a_full_disk(patch), "no space left"),
+    "full disk": (lambda _, patch: on_a_full_disk(patch), "(No space left on device): make room, or set BSRNN_CACHE"),
     "size": (lambda _, patch: patch.setitem(CONFIGS, "tiny-obsrnn-simo", CONFIGS["small"]), "another architecture"),
 }
 
