@@ -33,34 +33,40 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def written_together(folder: Path, remedy: str = "") -> Iterator[Path]:
-    """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
-    goes wrong before, nothing appears. What a killed process left behind is removed. Raises OSError, with the `remedy`,
-    where nothing can be written to the folder, then or later, or a folder is in a file's place."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+def _told(folder: Path, remedy: str = "") -> Iterator[None]:
+    """Say in one line, with the `remedy`, that nothing can be written to a folder, or that it is none."""
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for lock in folder.glob(f".partial-*/{LOCK}"):  # nobody holds that of a process that is no more
-                with suppress(Timeout, OSError), FileLock(lock, timeout=0):
-                    shutil.rmtree(lock.parent)
-            temporary = tempfile.TemporaryDirectory(dir=folder, prefix=".partial-")
-        except (FileExistsError, NotADirectoryError):
-            raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
-        with temporary as partial, FileLock(Path(partial, LOCK)):
-            yield Path(partial)
-            files = sorted(file for file in Path(partial).iterdir() if file.name != LOCK)
-            for file in files:
-                if (folder / file.name).is_dir():
-                    raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
-            for file in files:
-                os.replace(file, folder / file.name)
+        yield
     except OSError as error:  # which has no name where a disk is full, or that of a file that is no more
         path, place = Path(error.filename2 or error.filename or folder).absolute(), folder.absolute()
         within = path.is_relative_to(place) or place.is_relative_to(path)
         if not within or not (error.filename or error.errno in FULL):
             raise
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
         raise OSError(f"{folder}: cannot be written to ({error.strerror}){remedy}") from None
+
+
+@contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
+    goes wrong before, nothing appears. What a killed process left behind is removed. Raises OSError where nothing can
+    be written to the folder, then or later, or a folder is in a file's place."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with _told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for lock in folder.glob(f".partial-*/{LOCK}"):  # nobody holds that of a process that is no more
+                with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+                    shutil.rmtree(lock.parent)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial, FileLock(Path(partial, LOCK)):
+                yield Path(partial)
+                files = sorted(file for file in Path(partial).iterdir() if file.name != LOCK)
+                for file in files:
+                    if (folder / file.name).is_dir():
+                        raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
+                for file in files:
+                    os.replace(file, folder / file.name)
     finally:
         for path in made:
             with suppress(OSError):  # as long as something lies there
@@ -71,8 +77,9 @@ def written_together(folder: Path, remedy: str = "") -> Iterator[Path]:
 def locked(file: Path, refusal: str, remedy: str = "") -> Iterator[None]:
     """Keep other processes out as long as the context lasts; the lock ends with the process, however that ends. Raises
     ValueError, which says the `refusal`, where another process has it, and OSError, with the `remedy`, where nothing
-    can be written to its folder, which is made if missing."""
-    with written_together(file.parent, remedy):
+    can be written to its folder, which is made if missing, then or later."""
+    with _told(file.parent, remedy):
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock = FileLock(file, timeout=0).acquire()
         except Timeout:

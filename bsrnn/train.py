@@ -136,7 +136,7 @@ def _claimed(folder: Path, settings: dict) -> Iterator[None]:
     """Note the settings of a new run in its folder, or see that they are those of the run to go on with; and keep
     other trainings out until the end."""
     note = folder / "settings.json"
-    if folder.exists() and not note.is_file() and any(file.name[0] != "." for file in folder.iterdir()):
+    if folder.exists() and not note.is_file() and any(file.name != files.LOCK for file in folder.iterdir()):
         raise ValueError(f"{folder} exists and is not a run: choose another name")
     refusal = f"{folder} is being trained by another process: wait for it, or choose another name"
     with files.locked(folder / files.LOCK, refusal, ": make room, or set BSRNN_ROOT to another folder for runs/"):

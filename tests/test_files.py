@@ -42,18 +42,16 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_what_a_full_disk_says_gets_the_folder(tmp_path, monkeypatch, nested):
+@pytest.mark.parametrize("locked", [False, True])
+def test_what_a_full_disk_says_gets_the_folder(tmp_path, monkeypatch, locked):
     monkeypatch.chdir(tmp_path)
     folder, cause = files.Path("new"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for named in (cause, OSError(*cause.args, "other", None, str(tmp_path / "new" / ".partial-a" / "b"))):
-        with pytest.raises(OSError) as error, files.written_together(folder, ": make room"):
-            if nested:
-                with files.written_whole(folder / "a"):
-                    raise named
+        context = files.locked(folder / "lock", "", ": make room") if locked else files.written_together(folder)
+        with pytest.raises(OSError) as error, context:
             raise named
-        assert str(error.value) == "new: cannot be written to (No space left on device)" + ": make room" * (not nested)
-    assert not folder.exists()
+        assert str(error.value) == "new: cannot be written to (No space left on device)" + ": make room" * locked
+    assert folder.exists() == locked
 
 
 @pytest.mark.parametrize(
@@ -107,11 +105,10 @@ def test_a_lock_refuses_a_second_process_and_ends_with_the_first(tmp_path):
 
 
 def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
-    def read_only(dir, **_):
-        raise OSError(errno.EROFS, "Read-only file system", str(dir / ".partial-a"))
+    def read_only(path, **_):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(files.tempfile, "TemporaryDirectory", read_only)
+    monkeypatch.setattr(files.Path, "mkdir", read_only)
     with pytest.raises(OSError) as error, files.locked(tmp_path / "new" / ".lock", "taken", ": choose another"):
         pass
     assert str(error.value) == f"{tmp_path / 'new'}: cannot be written to (Read-only file system): choose another"
-    assert not (tmp_path / "new").exists()

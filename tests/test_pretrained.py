@@ -467,10 +467,10 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path, monkeypatch, c
     soundfile.write(tmp_path / "song.wav", np.zeros((100, 2)), RATE)
     monkeypatch.setenv("BSRNN_CACHE", str(tmp_path / "cache"))
 
-    def read_only(dir, **_):
-        raise OSError(errno.EROFS, "Read-only file system", str(dir / ".partial-a"))
+    def read_only(path, **_):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr("tempfile.TemporaryDirectory", read_only)
+    monkeypatch.setattr(Path, "mkdir", read_only)
     assert run("infer", tmp_path / "song.wav", "--model", "obsrnn-vocals") == cli.EXIT_USER_ERROR
     line = f"{tmp_path / 'cache'}: cannot be written to (Read-only file system): {pretrained.ROOM}"
     assert capsys.readouterr().err == f"bsrnn infer: {line}\n"
