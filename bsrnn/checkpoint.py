@@ -84,11 +84,7 @@ def load_config(path: str | os.PathLike) -> Config:
     if not file.is_file():
         here = f"; the model of this run is {path / 'model'}" if (path / "model" / CONFIG).is_file() else ""
         raise FileNotFoundError(f"{path} is not a model folder: it has no {CONFIG}{here}")
-    try:
-        values = json.loads(file.read_text())
-    except (ValueError, RecursionError):  # the former also of numbers without end
-        raise ValueError(f"{file} is not JSON") from None
-    return Config.of(values, file)
+    return Config.read(file)
 
 
 def digest(*modules: nn.Module) -> str:

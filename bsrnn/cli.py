@@ -301,12 +301,18 @@ def info(args: argparse.Namespace) -> None:
 
     if args.model is None:
         print("\n".join(CONFIGS))
-    elif os.path.exists(folder := args.model) or os.path.exists(folder := pretrained.place(args.model)):
+        return
+    found = os.path.exists(args.model)
+    file = Path(args.model if found else pretrained.place(args.model), "config.json")
+    if file.is_file():  # without torch, whose import takes seconds
+        config = Config.read(file)
+    elif found:
         from bsrnn.checkpoint import load_config
 
-        print(describe(load_config(folder)))
+        config = load_config(args.model)
     else:
-        print(describe(named_config(args.model)))
+        config = named_config(args.model)
+    print(describe(config))
 
 
 def models(args: argparse.Namespace) -> None:

@@ -9,11 +9,13 @@
 The paper separates the channels of a stereo song one by one with the same weights; obsrnn keeps them together.
 """
 
+import json
 import math
 import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from bsrnn.bands import BIN_CONVENTIONS, band_schema
 
@@ -114,6 +116,15 @@ class Config:
             return cls(**values)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{origin} is of another architecture: {error}") from None
+
+    @classmethod
+    def read(cls, file: Path) -> "Config":
+        """The configuration in a JSON file; ValueError if it is none of ours."""
+        try:
+            values = json.loads(file.read_text())
+        except (ValueError, RecursionError):  # the former also of numbers without end
+            raise ValueError(f"{file} is not JSON") from None
+        return cls.of(values, file)
 
     def bins(self) -> tuple[tuple[int, int], ...]:
         """The half-open bin range of every band."""

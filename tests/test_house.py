@@ -75,7 +75,7 @@ def test_the_package_needs_no_study():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["info", "paper-vocals"], ["models"]], ids=" ".join
+    "arguments", [["--help"], ["train", "--help"], ["info", "paper-vocals"], ["info", "open"], ["models"]], ids=" ".join
 )
 def test_the_command_line_answers_without_torch(arguments):
     done = run_without({"torch", "lightning", "numpy"}, f"from bsrnn.cli import main; main({arguments})")
