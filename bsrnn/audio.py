@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from av.error import FFmpegError
+from av.error import FFmpegError, PatchWelcomeError
 from av.stream import Disposition
 from torch import Tensor
 
@@ -36,7 +36,8 @@ SLACK = 0.01  # s: containers round durations
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
-UNKNOWN, NEAR = 2**31, 2**12  # bytes: writing to a pipe, programs promise about a multiple of this (sox 4096 less)
+# bytes: writing to a pipe, programs promise about a multiple of this (sox 4096 less, and in aiff files the last)
+UNKNOWN, NEAR, UNKNOWN_AIFF = 2**31, 2**12, 0x7F000000
 WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, which most programs read as well
 
 # of what comes closest to the original: about 250 kbit/s in ogg, 320 kbit/s in mp3
@@ -47,8 +48,8 @@ _UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")
 # what libsndfile says of a file whose header promises more than there is
 _SIZES = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _FRAMES = ("mp3", "aac")  # libav's names of formats of nothing but one frame after the other
-_UNTOLD = ("mpeg", "mpegts")  # of those of which it guesses how long they are
-_EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # and of those in which it tells the exact place of each frame
+_EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # of those in which it tells the exact place of each frame
+_TIMED = ("asf", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")  # and of those that tell it within some ms
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 
 
@@ -142,7 +143,7 @@ class Recording:
 
     def _frames(self, start):
         """Frames with their places in samples, from one on that is not after `start`."""
-        place = 0
+        place, due = 0, 0  # samples: by counting, and by the file's clock
         try:
             with containers.opened(self.path) as container:
                 stream, name = container.streams[self.stream], container.format.name
@@ -154,15 +155,21 @@ class Recording:
                 for packet in _packets(self.path, container):
                     skipped = start and packet.pts is not None and packet.pts + (packet.duration or 0) <= early
                     for frame in [] if skipped or packet.stream is not stream else packet.decode():
+                        if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate, self.channels):
+                            raise PatchWelcomeError(0, "")  # as libav itself does in some formats
                         told = -1 if frame.pts is None else round((frame.pts - origin) * tick)
-                        if name == "flac" and told != place:
-                            raise ValueError("a frame is missing")
+                        slack = max(SLACK * self.sample_rate, frame.samples / 2)
+                        if (name == "flac" and told != place) or (
+                            name in _TIMED and due and told >= 0 and abs(told - due) > slack
+                        ):
+                            raise ValueError("a part is missing, or another file follows")
                         place = told if name in _EXACT else place
                         yield place, frame
-                        place += frame.samples
+                        place, due = place + frame.samples, told + frame.samples if told >= 0 else 0
         except (FFmpegError, ValueError) as error:
             what = "is damaged or cut off" if isinstance(error, ValueError) else "cannot be read"
-            seconds, reason = (place + self.delay) / self.sample_rate, getattr(error, "strerror", error)
+            changes = isinstance(error, PatchWelcomeError) and "its sample rate or channels change: convert it to wav"
+            seconds, reason = (place + self.delay) / self.sample_rate, changes or getattr(error, "strerror", error)
             raise ValueError(f"{self.path}: {what} after {seconds:.1f} s ({reason})") from None
 
 
@@ -171,16 +178,20 @@ def _packets(path, container):
     if container.format.name in _FRAMES:
         yield from containers.whole_frames(path, container.demux())
         return
-    reached = 0
+    reached, whole, begin = 0, (container.duration or 0) / av.time_base, (container.start_time or 0) / av.time_base
+    if container.format.name == "avi":
+        size, told = path.stat().st_size, int(np.fromfile(path, "<u4", 2)[1]) + 8  # bytes
+        if size < told < UNKNOWN * 2:
+            raise ValueError(f"{size} of {told} bytes are there")
+        if not 8 < told < UNKNOWN * 2 or "pcm" in container.streams.audio[0].codec_context.name:
+            whole = 0  # libav guesses it
     for packet in container.demux():
         if packet.is_corrupt:
             raise ValueError("a packet is not whole")
         reached = max(reached, ((packet.pts or 0) + (packet.duration or 0)) * float(packet.time_base))
         yield packet
-    if container.format.name not in _UNTOLD and container.duration:
-        whole, begin = container.duration / av.time_base, (container.start_time or 0) / av.time_base
-        if reached - begin < whole - SLACK:
-            raise ValueError(f"{reached - begin:.2f} of {whole:.2f} s are there")
+    if reached - begin < whole - SLACK:
+        raise ValueError(f"{reached - begin:.2f} of {whole:.2f} s are there")
 
 
 def recordings(path: str | os.PathLike) -> list[Recording]:
@@ -189,13 +200,11 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
     path = Path(path)
     start = _first_bytes(path)
     try:
-        whole = (
-            start in _UNCOMPRESSED
-            or (start == b"OggS" and containers.is_one_ogg(path))
-            or (start == b"fLaC" and containers.is_one_flac(path))
-        )
+        page = start == b"OggS" and containers.last_ogg_page(path)
+        whole = page or start in _UNCOMPRESSED or (start == b"fLaC" and containers.is_one_flac(path))
         if whole and (recording := _opened(path)):
-            return [recording]
+            # a page that ends before its packets do is misplaced by libsndfile, unless the one before is decoded too
+            return [replace(recording, lead=LEAD + page if page else 0)]
         return _streams(path)
     except FFmpegError as error:
         raise ValueError(f"{path}: cannot be read as audio ({error.strerror})") from None
@@ -206,13 +215,13 @@ def _opened(path: Path) -> Recording | None:
     with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
         if sizes := _SIZES.search(file.extra_info):
             promised, there = map(int, sizes.groups())
-            if promised <= NEAR or (promised + NEAR) % UNKNOWN > 2 * NEAR:
-                raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
+            if promised <= NEAR or min((promised + NEAR) % UNKNOWN, abs(promised - UNKNOWN_AIFF) + NEAR) > 2 * NEAR:
+                what = "is cut off" if there < promised else "has a wrong header, which was perhaps never finished"
+                raise ValueError(f"{path}: {what}: {there} of {promised} bytes of audio are there")
         if not file.frames and path.stat().st_size > NEAR:
             raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
         if not file.subtype.startswith("MPEG"):
-            lead = LEAD if file.format == "OGG" else 0
-            return Recording(path, file.samplerate, file.channels, file.frames, lead=lead)
+            return Recording(path, file.samplerate, file.channels, file.frames)
 
 
 def _first_bytes(path: Path) -> bytes:

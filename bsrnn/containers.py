@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # Ogg's c
 _XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.DOTALL)  # with the number of frames
 _LARGEST_FRAME = 2**12  # bytes
 _OPTIONS = {  # no playlists, which would open other files, and nothing of which one cannot say whether it was cut off
-    "format_whitelist": "aac,aiff,amr,ape,asf,avi,dsf,flac,flv,matroska,mov,mp3,mpeg,mpegts,nistsphere,ogg,tak,tta,voc,"
-    "wav,webm,wv",
+    "format_whitelist": "aac,aiff,amr,ape,asf,avi,dsf,flac,flv,matroska,mov,mp3,nistsphere,ogg,tak,tta,voc,wav,webm,wv",
     "protocol_whitelist": "file",
 }
 
@@ -26,14 +26,15 @@ def opened(path: Path) -> Any:  # an InputContainer, of whose streams the type s
     return av.open(f"file:{path.absolute()}", options=_OPTIONS)
 
 
-def is_one_ogg(path: Path) -> bool:
-    """Whether an Ogg file is one stream; raises ValueError if it is damaged or cut off."""
-    begun, ended, size = 0, 0, path.stat().st_size  # streams, and bytes
+def last_ogg_page(path: Path) -> int:
+    """How many samples the last page of an Ogg file that is one stream may hold; 0 where it is not one stream, or was
+    cut out of one. Raises ValueError if the file is damaged or cut off."""
+    begun, ended, size, ends = 0, 0, path.stat().st_size, [0, 0]  # streams, bytes, and samples until each page's end
     with path.open("rb") as file:
         while (place := file.tell()) < size:
             header = file.read(27)
             if begun and begun == ended and header[:4] != b"OggS":
-                return False  # something else follows
+                return 0  # something else follows
             segments = file.read(header[-1])
             body = file.read(sum(segments))
             page = (header[:22] + bytes(4) + header[26:] + segments + body).translate(_MIRRORED)
@@ -43,16 +44,23 @@ def is_one_ogg(path: Path) -> bool:
                 raise ValueError(f"{path}: {what} at byte {place} of {size}")
             begun += bool(header[5] & 2)  # with the first page of a stream
             ended += bool(header[5] & 4)
+            ends.append(max(ends[-1], int.from_bytes(header[6:14], "little", signed=True)))  # -1: no packet ends there
     if ended < begun:
         raise ValueError(f"{path}: is cut off: its last page is missing")
-    return begun == 1
+    with opened(path) as container:
+        first = next(container.demux())
+    return max(1, ends[-1] - ends[-2]) if begun == 1 and (first.pts or 0) + (first.duration or 0) >= 0 else 0
 
 
 def is_one_flac(path: Path) -> bool:
-    """Whether a FLAC file tells how long it is, and has no frame after that."""
+    """Whether a FLAC file tells how long it is, and neither a frame nor another file follows."""
+    with path.open("rb") as file:
+        file.seek(4)
+        blocks = pairwise(chain([b""], iter(lambda: file.read(2**20), b"")))
+        joined = any(b"fLaC" in before[-3:] + block for before, block in blocks)  # how every file starts
     with opened(path) as file, suppress(FFmpegError):  # of the seek, in one that has hardly a frame
         stream = file.streams[0]
-        if stream.duration:
+        if stream.duration and not joined:
             file.seek(stream.duration, stream=stream)
             return all(packet.pts is None or packet.pts < stream.duration for packet in file.demux())
     return False
@@ -61,18 +69,20 @@ def is_one_flac(path: Path) -> bool:
 def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
     """The packets of a file of nothing but frames, such as MP3, without what follows them; raises ValueError where one
     is damaged, and at the end if there are fewer than a header tells, or if the last one is not whole."""
-    count, promised, first, last, other = 0, 0, 0, None, False
+    count, promised, first, last, other, late = 0, 0, 0, None, False, 0
     for packet in packets:
         if packet.size and packet.stream.type == "audio":
             start = memoryview(packet)[0]
             if last is None:
                 promised, first = _promised(path, packet.pos or 0), start
-            if start != first:  # a tag or zeros, after which nothing may come
-                other = True
+            if start != first:  # zeros or an unknown tag, after which nothing may come, or the tag of a joined file
+                other |= bytes(packet)[:3] not in (b"TAG", b"ID3")
+                late += packet.duration or 0  # libav takes it for a frame
                 continue
             if other:
                 raise ValueError("something else lies between its frames")
             count, last = count + 1, packet
+            packet.pts = packet.pts and packet.pts - late
         yield packet
     if count + 1 < promised:
         raise ValueError(f"{count} of {promised} frames are there")

@@ -4,6 +4,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -157,6 +158,8 @@ WHOLE = {  # content and seconds
     "wav.mp3": (lambda: sound("WAV"), 2),
     "mp3.ogg": (lambda: sound("MP3"), 2),
     "tagged.mp3": (lambda: ID3 + sound("MP3", **VARIABLE) + b"TAG" + bytes(125), 2),
+    "joined, tagged.mp3": (lambda: sound("MP3") + b"TAG" + bytes(125) + ID3 + sound("MP3", 1), 3),
+    "piped by sox.aiff": (lambda: re.sub(b"SSND....", b"SSND\x7f\0\0\x08", sound("AIFF"), flags=re.DOTALL), 2),
     "ends with a picture.mp3": (lambda: sound("MP3") + APE, 2),
     "ends with lyrics.mp3": (lambda: sound("MP3") + b"LYRICSBEGINlalala000006LYRICS200" * 9, 2),
     "ends with zeros.mp3": (lambda: sound("MP3") + bytes(5_000), 2),
@@ -178,7 +181,18 @@ LOST = {
     "scratched, piped.flac": (lambda: damaged(told(sound("FLAC"), 0)), "is damaged or cut off after [01].. s"),
     "cut, piped.flac": (lambda: cut(told(sound("FLAC"), 0)), "is damaged or cut off after 1.. s"),
     "scratched, untold.mp3": (lambda: damaged(untold(sound("MP3"))), "is damaged or cut off after [01].. s"),
-    "another rate.ogg": (lambda: sound("OGG") + sound("OGG", 1, 44_100), "cannot be read after 2.0 s"),
+    "joined.flac": (lambda: sound("FLAC") + sound("FLAC"), "or another file follows"),
+    "joined to a longer one.flac": (lambda: sound("FLAC", 1) + sound("FLAC"), "or another file follows"),
+    "joined to a shorter one.flac": (lambda: sound("FLAC") + sound("FLAC", 1), "or another file follows"),
+    "another rate.ogg": (
+        lambda: sound("OGG") + sound("OGG", 1, 44_100),
+        "after 2.0 s .its sample rate or channels change",
+    ),
+    "another rate.mp3": (
+        lambda: sound("MP3") + sound("MP3", 1, 44_100),
+        "after 2.. s .its sample rate or channels change",
+    ),
+    "never finished.w64": (lambda: sound("W64")[:16] + bytes(8) + sound("W64")[24:], "never finished: .* of 0 bytes"),
     "never finished.wav": (lambda: sound("WAV")[:40] + bytes(4) + sound("WAV")[44:], "never finished: repair it"),
     **{
         f"cut.{form.lower()}": (lambda form=form: cut(sound(form)), "cut off|cannot be read as audio")
@@ -230,6 +244,8 @@ BOTH = ["-map", "0", "-map", "1"]
         ("a.aac", [], [], 2),
         ("a.wma", [], [], 2),
         ("a.avi", [], [], 2),
+        ("uncompressed.avi", [], ["-c:a", "pcm_s16le"], 2),
+        ("a.flv", [], ["-ar", "44100"], 2),
         ("a.wv", [], [], 2),
         ("a.mp2", [], [], 2),
         ("late.mp4", PICTURE, BOTH, 3),
@@ -256,6 +272,40 @@ def test_what_ffmpeg_decodes(tmp_path, name, inputs, options, seconds):
     (tmp_path / name).write_bytes(cut((tmp_path / name).read_bytes()))
     with pytest.raises(ValueError, match=r"is (damaged or )?cut off|cannot be read as audio"):
         audio.read(tmp_path / name)
+
+
+@FFMPEG
+@pytest.mark.parametrize("name", ["a.avi", "a.flv", "a.webm", "a.wma", "piped.mka", "piped.webm"])
+def test_no_part_is_taken_for_the_whole(tmp_path, name):
+    (tmp_path / "source.wav").write_bytes(sound("WAV", rate=44_100))
+    form = {"mka": "matroska", "wma": "asf"}.get(name[-3:], name.split(".")[1])
+    target = "-" if "piped" in name else tmp_path / name
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "source.wav", "-f", form, target]
+    content = subprocess.run(command, check=True, capture_output=True).stdout or (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content)
+    whole = audio.read(tmp_path / name)[0].shape[-1]
+    assert abs(whole / 44_100 - 2) < 0.2
+    for place in np.linspace(0.1, 0.9, 30):
+        for part in [damaged(content, place), *([] if "piped" in name else [cut(content, place)])]:
+            (tmp_path / name).write_bytes(part)
+            with suppress(ValueError):
+                assert audio.read(tmp_path / name)[0].shape[-1] == whole, place
+
+
+@FFMPEG
+def test_parts_of_ogg_files_of_ffmpeg(tmp_path):
+    """Their last page is long and ends before its packets do; where one is cut out of another, so does the first."""
+    (tmp_path / "source.wav").write_bytes(sound("WAV", 4.0))
+    options = (["-i", "source.wav", "-c:a", "libvorbis"], ["-ss", "1.3", "-i", "a.ogg", "-c", "copy"])
+    for name, option in zip("ab", options, strict=True):
+        subprocess.run(["ffmpeg", "-v", "error", *option, f"{name}.ogg"], check=True, cwd=tmp_path)
+    wholes = [audio.read(tmp_path / f"{name}.ogg")[0] for name in "ab"]
+    torch.testing.assert_close(wholes[1][:, -40_000:], wholes[0][:, -40_000:], rtol=0, atol=1e-6)
+    for name, whole in zip("ab", wholes, strict=True):
+        recording = audio.Recording.open(tmp_path / f"{name}.ogg")
+        for start in range(0, whole.shape[-1] - 900, 4_999):
+            part = recording.read(start, 900)
+            torch.testing.assert_close(part, whole[:, start : start + 900], rtol=0, atol=1e-6)
 
 
 @FFMPEG
