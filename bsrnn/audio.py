@@ -216,8 +216,12 @@ def _opened(path: Path) -> Recording | None:
         if sizes := _SIZES.search(file.extra_info):
             promised, there = map(int, sizes.groups())
             if promised <= NEAR or min((promised + NEAR) % UNKNOWN, abs(promised - UNKNOWN_AIFF) + NEAR) > 2 * NEAR:
-                what = "is cut off" if there < promised else "has a wrong header, which was perhaps never finished"
-                raise ValueError(f"{path}: {what}: {there} of {promised} bytes of audio are there")
+                what = (
+                    f"is cut off: {there} of {promised} bytes"
+                    if there < promised
+                    else f"was perhaps never finished: repair its header, which tells of {promised} bytes; {there}"
+                )
+                raise ValueError(f"{path}: {what} of audio are there")
         if not file.frames and path.stat().st_size > NEAR:
             raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
         if not file.subtype.startswith("MPEG"):

@@ -192,7 +192,10 @@ LOST = {
         lambda: sound("MP3") + sound("MP3", 1, 44_100),
         "after 2.. s .its sample rate or channels change",
     ),
-    "never finished.w64": (lambda: sound("W64")[:16] + bytes(8) + sound("W64")[24:], "never finished: .* of 0 bytes"),
+    "never finished.w64": (
+        lambda: sound("W64")[:16] + bytes(8) + sound("W64")[24:],
+        "never finished: .* tells of 0 bytes; 384",
+    ),
     "never finished.wav": (lambda: sound("WAV")[:40] + bytes(4) + sound("WAV")[44:], "never finished: repair it"),
     **{
         f"cut.{form.lower()}": (lambda form=form: cut(sound(form)), "cut off|cannot be read as audio")
