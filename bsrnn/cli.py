@@ -1,6 +1,7 @@
 """The command line: argument parsing only."""
 
 import argparse
+import logging
 import os
 import random
 import signal
@@ -208,6 +209,7 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
     named = named_config(args.config) if args.config else None
 
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Lightning imports it, and a home may be read-only
     from bsrnn import checkpoint, data, devices, files, pretrained, train
     from bsrnn.model import BSRNN
 
