@@ -552,12 +552,9 @@ def test_several_unusable_songs_are_a_line_each(data, root, tmp_path, capsys):
 
 
 def test_libraries_say_nothing_of_a_home_that_cannot_be_written(tmp_path):
-    code = f"import sys; from bsrnn import cli; sys.exit(cli.main(['train', '--musdbhq_location', {str(tmp_path)!r}]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"HOME": "/dev/null", "BSRNN_ROOT": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    arguments = ["train", "--name", "a", "--musdbhq_location", str(tmp_path)]
+    code = f"import sys; from bsrnn import cli; sys.exit(cli.main({arguments}))"
+    places = {"HOME": "/dev/null", "BSRNN_ROOT": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=places, capture_output=True, text=True)
     assert done.returncode == cli.EXIT_USER_ERROR
     assert len(done.stderr.splitlines()) == 1, done.stderr
