@@ -71,8 +71,9 @@ def test_links_lead_somewhere(path):
 
 
 @texts
-def test_commands_exist(path):
+def test_commands_exist(path, monkeypatch):
     parser = build_parser()
+    monkeypatch.setattr("os.path.exists", lambda path: True)  # songs and models of the reader
     for line in re.findall(r"^(?:\.venv/bin/bsrnn|.*-m bsrnn\.cli) (.*)$", "".join(blocks(path)), re.MULTILINE):
         parser.parse_args(shlex.split(line, comments=True))
     (commands,) = (action.choices for action in parser._actions if action.dest == "command")
