@@ -48,7 +48,7 @@ _UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")
 # what libsndfile says of a file whose header promises more than there is
 _SIZES = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _FRAMES = ("mp3", "aac")  # libav's names of formats of nothing but one frame after the other
-_EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # of those in which it tells the exact place of each frame
+_EXACT = ("mp3", "mov,mp4,m4a,3gp,3g2,mj2")  # of those that tell the exact place of each frame
 _TIMED = ("asf", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2")  # and of those that tell it within some ms
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 

@@ -14,6 +14,7 @@ from av.error import FFmpegError
 
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # Ogg's checksums are zlib's with mirrored bits
 _XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.DOTALL)  # with the number of frames
+_FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # how every file starts, which compressed samples hardly ever spell
 _LARGEST_FRAME = 2**12  # bytes
 _OPTIONS = {  # no playlists, which would open other files, and nothing of which one cannot say whether it was cut off
     "format_whitelist": "aac,aiff,amr,ape,asf,avi,dsf,flac,flv,matroska,mov,mp3,nistsphere,ogg,tak,tta,voc,wav,webm,wv",
@@ -57,7 +58,7 @@ def is_one_flac(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(4)
         blocks = pairwise(chain([b""], iter(lambda: file.read(2**20), b"")))
-        joined = any(b"fLaC" in before[-3:] + block for before, block in blocks)  # how every file starts
+        joined = any(_FLAC.search(before[-7:] + block) for before, block in blocks)
     with opened(path) as file, suppress(FFmpegError):  # of the seek, in one that has hardly a frame
         stream = file.streams[0]
         if stream.duration and not joined:

@@ -20,9 +20,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # or broken: what a
 
 def root() -> Path:
     """The folder of the repository: $BSRNN_ROOT, else the nearest folder from here upwards that holds `profiles/`."""
+    if folder := os.environ.get("BSRNN_ROOT"):  # first, as the current folder may be gone
+        return Path(folder).resolve()
     here = Path.cwd()
-    found = next((folder for folder in (here, *here.parents) if (folder / "profiles").is_dir()), here)
-    return Path(os.environ.get("BSRNN_ROOT") or found).resolve()
+    return next((folder for folder in (here, *here.parents) if (folder / "profiles").is_dir()), here)
 
 
 @contextmanager

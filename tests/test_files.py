@@ -112,3 +112,11 @@ def test_a_lock_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(OSError) as error, files.locked(tmp_path / "new" / ".lock", "taken", ": choose another"):
         pass
     assert str(error.value) == f"{tmp_path / 'new'}: cannot be written to (Read-only file system): choose another"
+
+
+def test_the_root_that_is_named_needs_no_current_folder(tmp_path, monkeypatch):
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.setenv("BSRNN_ROOT", str(tmp_path))
+    gone.rmdir()
+    assert files.root() == tmp_path
