@@ -22,7 +22,7 @@ from plain import PlainBSRNN
 from tqdm import tqdm
 
 from bsrnn.config import CONFIGS, Config, TrainingConfig, costs, named_config
-from bsrnn.devices import Graphed, autocast, has_bf16, has_graphs, keep_memory, torch_device
+from bsrnn.devices import Graphed, autocast, gains_by_bf16, has_graphs, keep_memory, torch_device
 from bsrnn.model import BSRNN
 from bsrnn.separate import estimate
 from bsrnn.spectral import stft
@@ -208,7 +208,7 @@ def main() -> None:
         (name, task, batch, bf16)
         for name in args.models or [name for name in names if name in CONFIGS]
         for task in args.tasks or tasks
-        for bf16 in (False, True)[: 1 + has_bf16(device)]
+        for bf16 in (False, True)[: 1 + gains_by_bf16(device)]
         for batch in args.batches or batches
         if task not in ("multitask", "transfers") or len(named_config(name).sources) > 1
         if args.batches or device.type == "cuda" or name == "small" or batch <= MOST_ON_CPU.get(task, 1)

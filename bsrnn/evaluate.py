@@ -21,10 +21,9 @@ from tqdm import tqdm
 from bsrnn import audio, checkpoint, files
 from bsrnn.config import Config
 from bsrnn.data import Track, check_sources, noted, open_stems, report
-from bsrnn.devices import autocast
 from bsrnn.metrics import csdr, csdr_frames, median, si_sdr, silent, usdr
 from bsrnn.model import BSRNN
-from bsrnn.separate import Separator, separate
+from bsrnn.separate import Separator
 from bsrnn.spectral import istft, stft
 
 COLUMNS = ("run", "split", "track", "source", "metric", "value")  # of a row of scores
@@ -279,11 +278,7 @@ def find_estimators(
 
 def _of_separator(separator: Separator, name: str) -> Estimator:
     def estimates(track: Track, song: Mapping[str, Tensor]) -> Tensor:
-        stems = {}
-        for model in separator.models:
-            with autocast(next(model.parameters()).device, separator.bf16):
-                stems |= separate(model, song["mixture"], track.sample_rate, hop=separator.hop)
-        return torch.stack(list(stems.values()))
+        return torch.stack([*separator.separate_tensor(song["mixture"], track.sample_rate).values()])
 
     settings = {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16}
     return Estimator(name, separator.sources, estimates, settings, is_model=True)
@@ -291,9 +286,8 @@ def _of_separator(separator: Separator, name: str) -> Estimator:
 
 def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `audio.SUFFIXES`.
-    Sources of which no track has one are not scored. FileNotFoundError or ValueError, a line per problem, if the folder
-    or estimates are missing, or do not have their song's sample rate, channels and length.
-    """
+    Sources of which no track has one are not scored. FileNotFoundError or ValueError, a line per problem, if folder or
+    estimates are missing, or do not have their song's sample rate, channels and length."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; it should hold estimates as TRACK/SOURCE.wav")
     known, found, problems = tracks[0].sources, {}, []

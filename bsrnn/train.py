@@ -133,8 +133,7 @@ def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) ->
 
 @contextmanager
 def _claimed(folder: Path, settings: dict) -> Iterator[None]:
-    """Note the settings of a new run in its folder, or see that they are those of the run to go on with; and keep
-    other trainings out until the end."""
+    """Note a new run's settings, or see that they are those of the run to go on with; keep other trainings out."""
     note = folder / "settings.json"
     if folder.exists() and not note.is_file() and any(file.name != files.LOCK for file in folder.iterdir()):
         raise ValueError(f"{folder} exists and is not a run: choose another name")
@@ -160,8 +159,7 @@ def _train(
     rank: int,
     processes: int,
 ) -> tuple[list[dict], float]:
-    """Train until the end, from the last checkpoint in the folder if there is one; returns the history and the time in
-    seconds that all of it took."""
+    """Train to the end, from the folder's last checkpoint if it has one: the history, and the seconds that it took."""
     sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
     module = TrainingModule(model, config, lambda batch: [s for i in sampler.batch(batch) for s in mixes.songs(i)])
     terminal = sys.stdout.isatty()  # where Lightning's bar goes

@@ -75,7 +75,16 @@ def test_other_cpus(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    assert not devices.has_bf16(CPU)
+    assert not devices.has_bf16(CPU) and not devices.gains_by_bf16(CPU)
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64", "arm64"])
+def test_only_cpus_with_the_instructions_gain_by_bf16(monkeypatch, machine, instructions):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
+    assert devices.gains_by_bf16(CPU) == (instructions or machine == "arm64")
 
 
 def test_bf16_where_there_is_none(monkeypatch):
