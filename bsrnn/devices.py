@@ -57,7 +57,7 @@ def gains_by_bf16(device: torch.device) -> bool:
     """Whether the device is faster in bfloat16, which CPUs that have AVX512 without AVX512_BF16 compute by way of
     float32, in twice its time."""
     x86 = device.type == "cpu" and platform.machine() in ("x86_64", "AMD64")
-    return torch.cpu._is_avx512_bf16_supported() if x86 else has_bf16(device)
+    return has_bf16(device) and (not x86 or torch.cpu._is_avx512_bf16_supported())
 
 
 def autocast(device: torch.device, bf16: bool) -> torch.autocast:

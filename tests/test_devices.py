@@ -85,6 +85,8 @@ def test_only_cpus_with_the_instructions_gain_by_bf16(monkeypatch, machine, inst
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
     monkeypatch.setattr(devices, "has_bf16", lambda device: True)
     assert devices.gains_by_bf16(CPU) == (instructions or machine == "arm64")
+    monkeypatch.setattr(devices, "has_bf16", lambda device: False)
+    assert not devices.gains_by_bf16(CPU)
 
 
 def test_bf16_where_there_is_none(monkeypatch):
