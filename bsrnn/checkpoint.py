@@ -5,16 +5,14 @@ import json
 import os
 import pickle
 import re
-import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bsrnn.config import Config
@@ -28,11 +26,8 @@ def save(model: BSRNN, folder: str | os.PathLike) -> None:
     """Write weights (safetensors) and configuration (JSON) to a folder, made if missing; OSError if that fails."""
     with written_together(Path(folder)) as partial:
         (partial / CONFIG).write_text(json.dumps(asdict(model.config), indent=2) + "\n")
-        try:
-            save_file({name: value.cpu() for name, value in model.state_dict().items()}, partial / WEIGHTS)
-        except SafetensorError as error:
-            raise OSError(f"{folder}: the model cannot be written ({error})") from None
-        shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors would let its owner alone read it
+        weights = {name: value.cpu() for name, value in model.state_dict().items()}
+        (partial / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file lets its owner alone read it
 
 
 def load(path: str | os.PathLike) -> BSRNN:
@@ -50,8 +45,8 @@ def load(path: str | os.PathLike) -> BSRNN:
     if not file.is_file():
         raise FileNotFoundError(f"{path} is not a model folder: it has no {WEIGHTS}")
     try:
-        weights = load_file(file)
-    except SafetensorError as error:
+        weights = safetensors.torch.load_file(file)
+    except safetensors.SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
     return _with_weights(config, weights, file)
 
