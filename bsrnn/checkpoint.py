@@ -41,14 +41,11 @@ def load(path: str | os.PathLike) -> BSRNN:
     path = _folder_or_checkpoint(path)
     if path.is_file():
         return _with_weights(*_read_checkpoint(path), path)
-    file, config = path / WEIGHTS, load_config(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} is not a model folder: it has no {WEIGHTS}")
+    config, file = load_config(path), path / WEIGHTS
     try:
-        weights = safetensors.torch.load_file(file)
+        return _with_weights(config, safetensors.torch.load_file(file), file)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
-    return _with_weights(config, weights, file)
 
 
 def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> BSRNN:

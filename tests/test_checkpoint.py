@@ -161,7 +161,7 @@ def test_damaged_folders(folder):
     with refused("damaged"):
         checkpoint.load(folder)
     (folder / "model.safetensors").unlink()
-    with refused("has no model"):
+    with refused(r"No such file or directory: .*model\.safetensors"):
         checkpoint.load(folder)
 
 
