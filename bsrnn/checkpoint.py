@@ -111,10 +111,8 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ValueError(f"{file} is of another architecture: it holds no state dict")
-    if of_training := {name: value for name, value in weights.items() if name.startswith("model.")}:
-        weights = {name.removeprefix("model."): value for name, value in of_training.items()}
     config = Config.of(content["config"], file) if "config" in content else load_config(file.parent)
-    return config, weights
+    return config, {name.removeprefix("model."): value for name, value in weights.items()}  # which a training has
 
 
 def convert(file: Path, config: Config) -> BSRNN:
