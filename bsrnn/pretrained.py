@@ -123,12 +123,13 @@ def _download(archive: Archive, part: Path) -> None:
             request = urllib.request.Request(address, headers={"Range": f"bytes={before}-"} if before else {})
             reason = "the connection broke off"
             try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    goes_on = answer.status == 206  # a server without ranges sends all of it
-                    with part.open("ab" if goes_on else "wb") as file:
-                        bar.n = file.tell()
-                        while block := answer.read1(min(BLOCK, archive.size - file.tell())):
-                            bar.update(file.write(block))
+                with (
+                    urllib.request.urlopen(request, timeout=60) as answer,
+                    part.open("ab" if answer.status == 206 else "wb") as file,  # without ranges, a server sends it all
+                ):
+                    bar.n = file.tell()
+                    while block := answer.read1(min(BLOCK, archive.size - file.tell())):
+                        bar.update(file.write(block))
             except (OSError, HTTPException) as error:
                 if getattr(error, "errno", None) in FULL:
                     part.unlink()
