@@ -308,9 +308,8 @@ def bundled_song() -> tuple[Tensor, dict[str, Tensor], int]:
     """
     # importing stempeg needs the ffmpeg program, which its file does not
     file = distribution("stempeg").locate_file("stempeg/data/The Easton Ellises - Falcon 69.stem.mp4")
-    song = _open_streams(Path(str(file)))
-    mixture, *stems = (part.read() for part in song.values())
-    return mixture, dict(zip(STEMS, stems, strict=True)), song["mixture"].sample_rate
+    song = _open_track(Path(str(file)), {stem: (stem,) for stem in STEMS})
+    return song.read("mixture"), {stem: song.read(stem) for stem in STEMS}, song.sample_rate
 
 
 def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Track, str, Tensor]]:
