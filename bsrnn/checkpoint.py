@@ -26,8 +26,8 @@ def save(model: BSRNN, folder: str | os.PathLike) -> None:
     """Write weights (safetensors) and configuration (JSON) to a folder, made if missing; OSError if that fails."""
     with written_together(Path(folder)) as partial:
         (partial / CONFIG).write_text(json.dumps(asdict(model.config), indent=2) + "\n")
-        weights = {name: value.cpu() for name, value in model.state_dict().items()}
-        (partial / WEIGHTS).write_bytes(safetensors.torch.save(weights))  # save_file lets its owner alone read it
+        # save_file would let its owner alone read it
+        (partial / WEIGHTS).write_bytes(safetensors.torch.save(model.state_dict()))
 
 
 def load(path: str | os.PathLike) -> BSRNN:
