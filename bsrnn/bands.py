@@ -17,15 +17,10 @@ BIN_CONVENTIONS = ("centre", "floor")
 
 @dataclass(frozen=True)
 class BandSchema:
-    """A division of the frequency axis into bands.
+    """A division of the frequency axis into bands."""
 
-    Args:
-        name: what `band_schema` finds it by.
-        edges: upper limits in Hz of all bands but the last, ascending; the last band ends at Nyquist.
-    """
-
-    name: str
-    edges: tuple[float, ...]
+    name: str  # what `band_schema` finds it by
+    edges: tuple[float, ...]  # upper limits in Hz of all bands but the last, ascending; the last one ends at Nyquist
 
     def __post_init__(self):
         if not all(0 < low < high for low, high in pairwise(self.edges)):
@@ -89,8 +84,6 @@ PAPER_SCHEMAS = {
 }
 PAPER_SCHEMAS["vocals"] = PAPER_SCHEMAS["other"] = PAPER_SCHEMAS["v7"]
 
-_GENERIC_NAME = re.compile(r"generic(?:-(\d{1,4})-(\d{1,4}))?")  # longer numbers would take long to find too large
-
 
 def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
     """Bands evenly spaced on the note axis, one schema for every instrument (Refined BSRNN; not in the paper).
@@ -113,7 +106,7 @@ def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
 def band_schema(name: str) -> BandSchema:
     """The schema of that name: one of `SCHEMA_NAMES`, or generic-DIVISIONS-EDGES, such as generic-48-60; ValueError if
     there is none."""
-    if match := _GENERIC_NAME.fullmatch(name):
+    if match := re.fullmatch(r"generic(?:-(\d{1,4})-(\d{1,4}))?", name):  # longer numbers would take long to refuse
         return generic_schema(*(int(group) for group in match.groups() if group))
     if name in PAPER_SCHEMAS:
         return BandSchema(name, PAPER_SCHEMAS[name])
