@@ -120,9 +120,7 @@ def convert(file: Path, config: Config) -> BSRNN:
     in the order of `config.sources`, with the errors of `load`. Nothing in the file is ever executed."""
     theirs = _read_foreign(file)
     try:
-        ours = _translated(theirs, config)
-        if theirs:
-            raise ValueError(f"{min(theirs)!r} is unknown")
+        ours = _translated(theirs, config) | theirs  # of which nothing should be left
     except KeyError as error:
         raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None
     except (RuntimeError, ValueError) as error:  # the former of shapes
