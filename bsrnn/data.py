@@ -232,7 +232,7 @@ def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track:
         )
     parts["mixture"] = (found["mixture"],) if "mixture" in found else every
     for attribute in ("sample_rate", "length", "channels"):
-        values = {part.path.name: getattr(part, attribute) for part in found.values()}
+        values = {name: getattr(part, attribute) for name, part in found.items()}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
             raise ValueError(f"{song}: files differ in {attribute.replace('_', ' ')}: {listed}")
