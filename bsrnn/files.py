@@ -3,7 +3,6 @@
 import csv
 import errno
 import json
-import math
 import os
 import re
 import shutil
@@ -103,9 +102,7 @@ def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
     gives the same file, and NaN as nothing."""
 
     def cell(value):
-        if isinstance(value, float):
-            return "" if math.isnan(value) else f"{value:.4f}"
-        return value
+        return f"{value:.4f}".replace("nan", "") if isinstance(value, float) else value
 
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
