@@ -33,9 +33,10 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _told(folder: Path, remedy: str = "") -> Iterator[None]:
-    """Say in one line, with the `remedy`, that nothing can be written to a folder, or that it is none."""
+def _writable(folder: Path, remedy: str = "") -> Iterator[None]:
+    """Make a folder if missing; say in one line, with a `remedy`, where nothing can be written to it, or it is none."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:  # which has no name where a disk is full, or that of a file that is no more
         path, place = Path(error.filename2 or error.filename or folder).absolute(), folder.absolute()
@@ -54,8 +55,7 @@ def written_together(folder: Path) -> Iterator[Path]:
     be written to the folder, then or later, or a folder is in a file's place."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        with _told(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        with _writable(folder):
             for lock in folder.glob(f".partial-*/{LOCK}"):  # nobody holds that of a process that is no more
                 with suppress(Timeout, OSError), FileLock(lock, timeout=0):
                     shutil.rmtree(lock.parent)
@@ -78,8 +78,7 @@ def locked(file: Path, refusal: str, remedy: str = "") -> Iterator[None]:
     """Keep other processes out as long as the context lasts; the lock ends with the process, however that ends. Raises
     ValueError, which says the `refusal`, where another process has it, and OSError, with the `remedy`, where nothing
     can be written to its folder, which is made if missing, then or later."""
-    with _told(file.parent, remedy):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with _writable(file.parent, remedy):
         try:
             lock = FileLock(file, timeout=0).acquire()
         except Timeout:
