@@ -85,10 +85,9 @@ class Separator:
         """Separate a song that is in memory, floats (C, L) or (L,) with full scale 1, at a rate in Hz: source -> an
         array of the same kind, shape and type, at the same rate. Raises ValueError where it is not such a waveform."""
         song = torch.tensor(np.array(waveform)) if isinstance(waveform, np.ndarray) else waveform.detach()
-        channels = song.shape[0] if song.ndim == 2 else 1
-        if not song.is_floating_point() or song.ndim not in (1, 2) or not song.numel() or channels > MOST_CHANNELS:
+        flat = torch.atleast_2d(song.cpu().float())
+        if not song.is_floating_point() or song.ndim not in (1, 2) or not song.numel() or len(flat) > MOST_CHANNELS:
             raise ValueError(f"expected floats of shape (channels, samples), not {song.dtype} {tuple(song.shape)}")
-        flat = song.cpu().float().reshape(channels, -1)
         if not flat.isfinite().all():
             raise ValueError("the waveform holds samples that are not finite (NaN or infinity)")
         stems = self.separate_tensor(flat, sample_rate, long=True)
