@@ -22,7 +22,7 @@ from bsrnn.model import BSRNN
 from bsrnn.spectral import istft, stft
 
 BATCH = 64  # chunks at once on a GPU; one that is short of memory halves them
-BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} s [{elapsed}<{remaining}]"
+BAR = "{desc} {percentage:3.0f}%|{bar}| {n:.0f} of {total_fmt} s [{elapsed}<{remaining}]"
 PASSAGE, FADE = 11, 1  # seconds that a chunk adds, and over which the one before fades out: as arXiv 2603.09187 does
 LONGEST, OVERLAP = 2, 3  # a chunk in trained ones at most, and the part of a trained one by which chunks overlap
 RESIDUAL = "residual"
@@ -224,9 +224,8 @@ def _audio_files(folder: Path, out: str) -> Iterator[Path]:
 
 def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, progress: bool) -> Iterator[Tensor]:
     """The same blocks, with a progress bar in seconds of sound."""
-    done, rate = 0, recording.sample_rate
     with tqdm(
-        total=round(recording.length / rate) or None,
+        total=round(recording.length / recording.sample_rate) or None,
         desc=f"{recording.path.name}: {what}",
         bar_format=BAR,
         disable=None if progress else True,
@@ -235,8 +234,7 @@ def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, prog
     ) as bar:
         for block in blocks:
             yield block
-            done += block.shape[-1]
-            bar.update(done // rate - bar.n)
+            bar.update(block.shape[-1] / recording.sample_rate)
 
 
 def separate(
