@@ -372,13 +372,12 @@ class Levels:
     @classmethod
     def of(cls, blocks: Iterable[Tensor]) -> "Levels":
         """Of a waveform that comes in blocks (C, n)."""
-        length, energy, count, peak = 0, 0.0, 0, 0.0
+        length, energy, peak = 0, 0.0, 0.0
         for block in blocks:
             length += block.shape[-1]
-            count += block.numel()
-            energy += float(np.square(block.numpy(), dtype=np.float64).sum())
+            energy += float(np.square(block.numpy(), dtype=np.float64).sum()) / len(block)
             peak = max(peak, _peak(block))
-        return cls(length, math.sqrt(energy / count), peak)
+        return cls(length, math.sqrt(energy / length), peak)
 
     @property
     def gain(self) -> float:
