@@ -106,10 +106,9 @@ class Recording:
         for block in self._by_libsndfile(start, frames) if self.stream is None else self._by_libav(start, frames):
             finite = np.isfinite(block.numpy())
             if not finite.all():
-                first = start + int(finite.all(0).argmin())
+                second = (start + int(finite.all(0).argmin())) / self.sample_rate
                 raise ValueError(
-                    f"{self.path}: holds samples that are not finite (NaN or infinity), the first at "
-                    f"{first / self.sample_rate:.3f} s"
+                    f"{self.path}: holds samples that are not finite (NaN or infinity), the first at {second:.3f} s"
                 )
             start += block.shape[-1]
             yield block

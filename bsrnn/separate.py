@@ -203,9 +203,7 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
         places = [parent / name for name in (song.stem, song.name) if name.strip(".")]
         free = [place for place in places if place not in songs]
         if not free:
-            raise ValueError(
-                f"{song}: its stems would have the place of those of {songs[places[0]]}: separate them apart"
-            )
+            raise ValueError(f"{song}: its stems would have the place of those of {songs[places[0]]}: rename it")
         songs[free[0]] = song
     return {song: place for place, song in songs.items()}
 
