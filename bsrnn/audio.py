@@ -221,8 +221,8 @@ def _opened(path: Path) -> Recording | None:
                     else f"was perhaps never finished: repair its header, which tells of {promised} bytes; {there}"
                 )
                 raise ValueError(f"{path}: {what} of audio are there")
-        if not file.frames and path.stat().st_size > NEAR:
-            raise ValueError(f"{path}: holds no samples by its header, which was perhaps never finished: repair it")
+        if not file.frames:
+            raise ValueError(f"{path}: holds no samples, or its header was never finished: repair it")
         if not file.subtype.startswith("MPEG"):
             return Recording(path, file.samplerate, file.channels, file.frames)
 

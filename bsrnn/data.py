@@ -250,8 +250,6 @@ def open_stems(folder: Path, wanted: Sequence[str]) -> dict[str, Recording]:
                 if name in found:
                     raise ValueError(f"{folder}: which is {name}, {found[name].path.name} or {file.name}? Remove one")
                 found[name] = Recording.open(file).measured()
-                if not found[name].length:
-                    raise ValueError(f"{file}: holds no samples")
     report(problems)
     return found
 
