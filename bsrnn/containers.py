@@ -15,7 +15,7 @@ from av.error import FFmpegError
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))  # Ogg's checksums are zlib's with mirrored bits
 _XING = re.compile(rb"(?:Xing|Info)...[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.DOTALL)  # with the number of frames
 _FLAC = re.compile(rb"fLaC[\0\x80]\0\0\x22")  # how every file starts, which compressed samples hardly ever spell
-_LARGEST_FRAME = 2**12  # bytes
+_SYNC, _LARGEST_FRAME = 0xFF, 2**12  # the byte that frames of MP3 and AAC start with, and how many they may have
 _OPTIONS = {  # no playlists, which would open other files, and nothing of which one cannot say whether it was cut off
     "format_whitelist": "aac,aiff,amr,ape,asf,avi,dsf,flac,flv,matroska,mov,mp3,nistsphere,ogg,tak,tta,voc,wav,webm,wv",
     "protocol_whitelist": "file",
@@ -70,13 +70,12 @@ def is_one_flac(path: Path) -> bool:
 def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
     """The packets of a file of nothing but frames, such as MP3, without what follows them; raises ValueError where one
     is damaged, and at the end if there are fewer than a header tells, or if the last one is not whole."""
-    count, promised, first, last, other, late = 0, 0, 0, None, False, 0
+    count, promised, last, other, late = 0, 0, None, False, 0
     for packet in packets:
         if packet.size and packet.stream.type == "audio":
-            start = memoryview(packet)[0]
             if last is None:
-                promised, first = _promised(path, packet.pos or 0), start
-            if start != first:  # zeros or an unknown tag, after which nothing may come, or the tag of a joined file
+                promised = _promised(path, packet.pos or 0)
+            if memoryview(packet)[0] != _SYNC:  # zeros or an unknown tag, which must end it, or a joined file's tag
                 other |= bytes(packet)[:3] not in (b"TAG", b"ID3")
                 late += packet.duration or 0  # libav takes it for a frame
                 continue
