@@ -151,7 +151,8 @@ class Recording:
                 early = origin + int(start / tick)
                 if start and name not in _FRAMES:
                     container.seek(early, stream=stream)
-                for packet in _packets(self.path, container):
+                checked = containers.whole_frames if name in _FRAMES else _whole_packets
+                for packet in checked(self.path, container):
                     skipped = start and packet.pts is not None and packet.pts + (packet.duration or 0) <= early
                     for frame in [] if skipped or packet.stream is not stream else packet.decode():
                         if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate, self.channels):
@@ -172,11 +173,8 @@ class Recording:
             raise ValueError(f"{self.path}: {what} after {seconds:.1f} s ({reason})") from None
 
 
-def _packets(path, container):
+def _whole_packets(path, container):
     """All packets of a file that libav opened; raises ValueError where one is not whole or missing at the end."""
-    if container.format.name in _FRAMES:
-        yield from containers.whole_frames(path, container.demux())
-        return
     reached, whole, begin = 0, (container.duration or 0) / av.time_base, (container.start_time or 0) / av.time_base
     if container.format.name == "avi":
         size, told = path.stat().st_size, int(np.fromfile(path, "<u4", 2)[1]) + 8  # bytes

@@ -3,7 +3,7 @@ of one that was cut off libav would read what is left."""
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain, pairwise
 from pathlib import Path
@@ -67,11 +67,11 @@ def is_one_flac(path: Path) -> bool:
     return False
 
 
-def whole_frames(path: Path, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+def whole_frames(path: Path, container: Any) -> Iterator[av.Packet]:
     """The packets of a file of nothing but frames, such as MP3, without what follows them; raises ValueError where one
     is damaged, and at the end if there are fewer than a header tells, or if the last one is not whole."""
     count, promised, last, other, late = 0, 0, None, False, 0
-    for packet in packets:
+    for packet in container.demux():
         if packet.size and packet.stream.type == "audio":
             if last is None:
                 promised = _promised(path, packet.pos or 0)
