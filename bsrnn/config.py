@@ -32,8 +32,6 @@ FORMATS = {  # of stems: suffix, and what soundfile calls it
     "ogg": (".ogg", "OGG", "VORBIS"),
     "mp3": (".mp3", "MP3", "MPEG_LAYER_III"),
 }
-PADDINGS = ("constant", "reflect")  # of a waveform, see spectral.py
-LOSSES = ("l1", "snr")  # what training minimizes, see losses.py
 LOUDNESS = ("rescale", "clamp")  # what becomes of stems that exceed what a format can hold
 
 
@@ -77,7 +75,7 @@ class Config:
     bin_convention: str = setting("centre", "how Hz become bins; floor in the authors' code", choices=BIN_CONVENTIONS)
     standardize: bool = setting(True, "show the network a standardized spectrogram, not the plain one of the paper")
     eps: float = setting(1e-5, "of all norms; not in the paper, 2 ** -23 in the authors' code", 1e-12, 0.1)
-    padding: str = setting("constant", "of a waveform at both ends: constant or reflect", choices=PADDINGS)
+    padding: str = setting("constant", "at a waveform's ends: constant or reflect", choices=("constant", "reflect"))
     tac: bool = setting(False, "keep channels together, joined in every block by transform-average-concatenate")
     attention_heads: int = setting(0, "of an attention along time in every block; 0: none", 0, 100)
     attention_dim: int = setting(16, "of the queries and keys of a head, for each band", 1, 2**13)
@@ -238,7 +236,7 @@ class TrainingConfig:
     epoch_size: int = setting(0, "samples per epoch (the paper: 10,000 batches); 0: one per chunk of songs", 0, 2**40)
     lr: float = setting(1e-3, "learning rate of Adam", 1e-30, 10)
     lr_decay: float = setting(0.98, "factor on the learning rate every two epochs", 1e-6, 10)
-    loss: str = setting("l1", "l1, the paper's, or snr, ours: the ratio of noise to signal in dB", choices=LOSSES)
+    loss: str = setting("l1", "l1, the paper's, or snr, ours: noise over signal in dB", choices=("l1", "snr"))
     clip_grad_norm: float = setting(5.0, "largest norm of the gradient; inf: any", 1e-12)
     patience: int = setting(10, "epochs without a better validation before training stops", 1, 10**6)
     ema: float = setting(0.0, "ours: decay per step of an average of the weights, which is kept; 0: none", 0, 1 - 1e-9)
