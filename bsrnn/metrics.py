@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -96,8 +95,8 @@ def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
     power = error.double().square().sum(0)
     windows = power[period - reach :].unfold(0, 2 * reach, period)
     windows = windows[windows.any(1)]
-    edges = [round(2 * reach * k / bins) for k in range(bins + 1)]
-    energies = [windows[:, a:b].mean(1) for a, b in pairwise(edges)]
+    edges = [round(2 * reach * k / bins) for k in range(1, bins)]
+    energies = [part.mean(1) for part in windows.tensor_split(edges, 1)]
     return torch.stack(energies, 1) / windows.mean(1, keepdim=True)
 
 
