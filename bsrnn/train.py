@@ -115,8 +115,7 @@ def fit(
                 files.save_json(finished, record | {"seconds": seconds, "history": history})
             if processes > 1:
                 distributed.barrier()  # the first one has written the model
-    model.load_state_dict(checkpoint.load(folder / "model").state_dict())
-    return Fitted(model.cpu().eval(), history)
+    return Fitted(checkpoint.load(folder / "model"), history)
 
 
 def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) -> tuple[data.Mixes, data.WholeTracks]:
