@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +20,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, TQDMProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -166,7 +165,8 @@ def _train(
     patience = EarlyStopping("validation_usdr", mode="max", patience=config.patience, check_finite=False)
     average = [WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))] if config.ema else []
     # the average comes first, as it sees to it that the checkpoints hold the averaged weights
-    callbacks = [*average, Epochs(folder), patience, *([TQDMProgressBar()] if terminal else [])]
+    clock = Timer()  # it goes on with the training
+    callbacks = [*average, Epochs(folder), patience, clock, *([TQDMProgressBar()] if terminal else [])]
     last, epochs = last_checkpoint(folder)
     if epochs and rank == 0:
         print(f"going on after epoch {epochs}", flush=True)
@@ -230,7 +230,7 @@ def _train(
     finally:
         threading.excepthook = hook
         logger.setLevel(level)
-    return module.history, round(time.monotonic() - module.started, 1)
+    return module.history, round(clock.time_elapsed(), 1)
 
 
 def _heed_no_signal(_: int) -> None:
@@ -268,7 +268,6 @@ class TrainingModule(lightning.LightningModule):
         self.history: list[dict] = []
         self.step_losses: list[torch.Tensor] = []
         self.tracks: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}  # scores and loss of every validation song
-        self.started = time.monotonic()  # less what a training that goes on took before
 
     def on_train_start(self):
         if stopping := self.trainer.early_stopping_callback:  # a run that had stopped stays stopped
@@ -337,13 +336,10 @@ class TrainingModule(lightning.LightningModule):
         self.log("loss", row["train_loss"])
 
     def on_save_checkpoint(self, checkpoint):  # with the configuration it is also a model, see checkpoint.load
-        checkpoint.update(
-            history=self.history, seconds=time.monotonic() - self.started, config=asdict(self.model.config)
-        )
+        checkpoint.update(history=self.history, config=asdict(self.model.config))
 
     def on_load_checkpoint(self, checkpoint):
         self.history = checkpoint["history"]
-        self.started -= checkpoint["seconds"]
 
 
 def gathered(value: object) -> list:
