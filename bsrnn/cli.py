@@ -207,7 +207,7 @@ def train(args: argparse.Namespace) -> None:
     exclusive = [f"--{name}" for name in (*bases, *(given if origin else ()))]
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
-    named = named_config(args.config) if args.config else None
+    config = named_config(args.config) if args.config else None
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Lightning imports it, and a home may be read-only
     from bsrnn import checkpoint, data, devices, files, pretrained, train
@@ -215,22 +215,21 @@ def train(args: argparse.Namespace) -> None:
 
     devices.keep_memory()
     dataset = data.find_data(args.musdbhq_location)
-    known = named.sources if named else ()
     if origin:
         if len(names := pretrained.models(origin)) > 1:
             raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
         base = checkpoint.load(*pretrained.folders(origin))
-        known = base.config.sources if args.init else ()
-    sources = tuple(args.part or known or data.stem_mapping(dataset))
-    if args.init and not set(sources) <= set(known):
-        raise ValueError(f"{args.init} estimates {', '.join(known)} only: --transfer makes heads for others")
+        config = base.config if args.init else None  # which tells the sources
+    sources = tuple(args.part or (config.sources if config else data.stem_mapping(dataset)))
+    if args.init and not set(sources) <= set(base.config.sources):
+        raise ValueError(f"{args.init} estimates {', '.join(base.config.sources)} only: --transfer makes other heads")
     train.seed_everything(args.seed)
     if origin:
         model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)
     else:
         if "feature_dim" in given:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
-        config = named or (CONFIGS["small"] if args.reduce_size else Config())
+        config = config or (CONFIGS["small"] if args.reduce_size else Config())
         model = BSRNN(replace(config, sources=sources, **given))
     folder = files.root() / "runs" / args.name
     init = args.init and checkpoint.digest(*model.children())
