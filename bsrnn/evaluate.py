@@ -122,7 +122,9 @@ def score(
             references = torch.stack([song[source] for source in estimator.sources])
             values = measure(references, estimates, track.sample_rate)
             if audio_folder and estimator.is_model:
-                _write_audio(audio_folder / estimator.name / track.name, track, estimator.sources, estimates)
+                with files.written_together(audio_folder / estimator.name / track.name) as folder:
+                    for source, stem in zip(estimator.sources, estimates, strict=True):
+                        audio.write(folder / f"{source}.wav", [stem], track.files["mixture"][0])
             ratios = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else None
             if ratios is not None:
                 values |= dict(zip(BSSEVAL, median(ratios), strict=True))
@@ -356,12 +358,6 @@ def _masked(mask: Callable, track: Track, song: Mapping[str, Tensor], sample_rat
     estimates = istft(mask(spectra[0], spectra[1:]), n_fft, resampled.shape[-1])
     back = audio.resample(estimates.flatten(0, 1), sample_rate, track.sample_rate)  # too long or short, if by little
     return torch.nn.functional.pad(back, (0, track.length - back.shape[-1])).unflatten(0, estimates.shape[:2])
-
-
-def _write_audio(folder: Path, track: Track, sources: Sequence[str], estimates: Tensor) -> None:
-    with files.written_together(folder) as partial:
-        for source, stem in zip(sources, estimates, strict=True):
-            audio.write(partial / f"{source}.wav", [stem], track.files["mixture"][0])
 
 
 def _write_museval(file: Path, track: Track, sources: Sequence[str], frames: Tensor, ratios: Tensor | None) -> None:
