@@ -143,8 +143,7 @@ class Separator:
             files = {name: new / (path.name if form == "wav" else f"{name}.floats") for name, path in targets.items()}
             peaks = [self._write(model, recording, levels, files, progress) for model in self.models]
             if residual:
-                estimates = zip(*(audio.Recording.open(files[source]).blocks() for source in self.sources), strict=True)
-                rest = (mixture - sum(stems) for mixture, stems in zip(recording.blocks(), estimates, strict=True))
+                rest = _rest(recording.blocks(), [audio.Recording.open(files[source]) for source in self.sources])
                 peaks.append(audio.write(files[RESIDUAL], _shown(rest, recording, RESIDUAL, progress), recording))
             peak, gain = max(peaks), 1.0
             if form != "wav":
@@ -233,6 +232,14 @@ def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, prog
         for block in blocks:
             yield block
             bar.update(block.shape[-1] / recording.sample_rate)
+
+
+def _rest(song: Iterable[Tensor], stems: Sequence[audio.Recording]) -> Iterator[Tensor]:
+    """What is left of a song, which comes in blocks (C, any length), after its stems."""
+    start = 0
+    for block in song:
+        yield block - sum(stem.read(start, block.shape[-1]) for stem in stems)
+        start += block.shape[-1]
 
 
 def separate(

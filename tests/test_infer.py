@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 
-from bsrnn import checkpoint, cli, devices, separate
+from bsrnn import audio, checkpoint, cli, devices, separate
 
 RATE = 8_000
 FFMPEG = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="takes the ffmpeg program, which is not installed")
@@ -215,6 +215,19 @@ def test_sources_residual_and_format(infer, tmp_path):
     assert [Path(file).name for file in out] == ["bass.flac", "residual.flac"]
     parts = sum(soundfile.read(file)[0] for file in out)
     assert np.abs(parts - tone()).max() < 1e-6
+
+
+@FFMPEG
+def test_residual_of_a_video_that_starts_before_its_sound(infer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(90_000), RATE)
+    picture = ["-f", "lavfi", "-i", "color=c=red:s=16x16:d=13:r=10", "-map", "0", "-map", "1"]
+    command = ["ffmpeg", "-v", "error", "-itsoffset", "1", "-i", tmp_path / "a.wav", *picture, tmp_path / "late.mp4"]
+    subprocess.run(command, check=True)
+    code, out, err = infer(tmp_path / "late.mp4", arguments=["--residual"])
+    assert (code, err) == (0, [])
+    song, _ = audio.read(tmp_path / "late.mp4")
+    assert not song[:, : RATE // 2].any() and song.shape[-1] > 97_000
+    assert float((sum(audio.read(file)[0] for file in out) - song).abs().max()) < 1e-6
 
 
 def test_hop_and_several_models(infer, tiny, model, tmp_path, bf16):
