@@ -19,7 +19,6 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import distributed
@@ -196,8 +195,7 @@ def _train(
     logger.setLevel(logging.WARNING)  # Lightning's advertisements are for no log and no notebook
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PossibleUserWarning)  # as it calls them
-            warnings.filterwarnings("ignore", ".*treespec", FutureWarning)  # by torch, of what Lightning does
+            warnings.filterwarnings("ignore", module="lightning")  # its advice, and torch's of what it does
             trainer = lightning.Trainer(
                 accelerator=device.type,
                 **_placement(device, processes),
