@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-LOCK = ".lock"
+LOCK, OWNED = ".lock", ".owned"  # of which the second tells that the first has been taken
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # or broken: what a disk can be
 
 
@@ -56,12 +56,17 @@ def written_together(folder: Path) -> Iterator[Path]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with _writable(folder):
-            for lock in folder.glob(f".partial-*/{LOCK}"):  # nobody holds that of a process that is no more
-                with suppress(Timeout, OSError), FileLock(lock, timeout=0):
-                    shutil.rmtree(lock.parent)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial, FileLock(Path(partial, LOCK)):
+            for owned in folder.glob(f".partial-*/{OWNED}"):  # nobody holds the lock of a process that is no more
+                with suppress(Timeout, OSError), FileLock(owned.with_name(LOCK), timeout=0):
+                    shutil.rmtree(owned.parent, ignore_errors=True)
+            with (
+                # another process may remove it too, in the moment after the lock's end
+                tempfile.TemporaryDirectory(dir=folder, prefix=".partial-", ignore_cleanup_errors=True) as partial,
+                FileLock(Path(partial, LOCK)),
+            ):
+                Path(partial, OWNED).touch()
                 yield Path(partial)
-                files = sorted(file for file in Path(partial).iterdir() if file.name != LOCK)
+                files = sorted(file for file in Path(partial).iterdir() if file.name not in (LOCK, OWNED))
                 for file in files:
                     if (folder / file.name).is_dir():
                         raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -40,6 +41,25 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
         with files.written_whole(tmp_path / "b") as other:  # which leaves what is being written alone
             other.write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_folder_whose_process_is_about_to_lock_it_is_left_alone(tmp_path):
+    (tmp_path / ".partial-a").mkdir()
+    (tmp_path / ".partial-a" / files.LOCK).touch()
+    with files.written_whole(tmp_path / "b") as partial:
+        partial.write_text("whole")
+    assert (tmp_path / ".partial-a" / files.LOCK).is_file()
+
+
+def test_several_write_to_one_folder_at_once(tmp_path):
+    def write(name):
+        for _ in range(50):
+            with files.written_whole(tmp_path / name) as partial:
+                partial.write_text(name)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "d"]
 
 
 @pytest.mark.parametrize("locked", [False, True])
