@@ -222,7 +222,7 @@ def train(args: argparse.Namespace) -> None:
         config = base.config if args.init else None  # which tells the sources
     sources = tuple(args.part or (config.sources if config else data.stem_mapping(dataset)))
     if args.init and not set(sources) <= set(base.config.sources):
-        raise ValueError(f"{args.init} estimates {', '.join(base.config.sources)} only: --transfer makes other heads")
+        raise ValueError(f"{args.init} estimates {', '.join(base.config.sources)} only: take --transfer for others")
     train.seed_everything(args.seed)
     if origin:
         model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)

@@ -471,6 +471,11 @@ BAD_INPUT = {
     "transfer, a model by name": ([*TRANSFER, "--config", "small"], nothing, "--config and --transfer exclude"),
     "transfer, a size": ([*TRANSFER, "--sample_rate", "22050"], nothing, "--transfer and --sample_rate exclude"),
     "transfer, from nothing": ([*TRAIN, "--transfer"], nothing, "--transfer and --checkpoint_fp go together"),
+    "init, another source": (
+        [*TRAIN[: -len(SIZES)], "--init", "{model}", "--part", "guitar"],
+        nothing,
+        "only: take --transfer for others",
+    ),
     "train, from a model": ([*TRAIN, "--checkpoint_fp", "{model}"], nothing, "--transfer and --checkpoint_fp"),
     "train, name taken": (TRAIN, lambda p: occupy(p["root"] / "runs" / "run"), "is not a run: choose another name"),
     "evaluate, out is a folder": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").mkdir(), "scores.csv is a folder"),
