@@ -27,7 +27,7 @@ from bsrnn.bands import A4, HEARING, BandSchema
 from study import statistics
 
 SOURCES = ("drums", "bass", "vocals", "other")  # the order of sources in every figure
-ORDER = ("base", "scratch", "transfer", "multitask", "longer", "longer_transfer", *SOURCES, "v7", "generic")
+ORDER = ("base", "scratch", "transfer", "multitask", "tiny", "longer", "longer_transfer", *SOURCES, "v7", "generic")
 MARKERS = {"v7": "o", "generic": "s", "joint": "X", "bass": "^", "drums": "v", "": "D"}  # others: P
 INK, GREY = "#333333", "#888888"
 # Okabe & Ito's colours, which colour-blind readers tell apart, and shapes to go with them

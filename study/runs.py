@@ -42,7 +42,7 @@ class Run:
     """One training of a profile."""
 
     name: str
-    experiment: str  # base, scratch, longer, multitask, transfer or longer_transfer
+    experiment: str  # base, transfer and so on, see docs/method.md
     schema: str
     sources: tuple[str, ...]
     seed: int
