@@ -12,7 +12,7 @@ import musdb
 import report
 import torch
 
-from bsrnn.config import TrainingConfig
+from bsrnn.config import Config, TrainingConfig
 from bsrnn.data import STEMS, Mixes, find_data, find_tracks
 
 CHUNK, COUNT, REPEATS = 3.0, 10, 5
@@ -40,7 +40,8 @@ def main() -> None:
     root = find_data(parser.parse_args().musdbhq_location)
     torch.set_num_threads(1)
     songs = find_tracks(root, "train")
-    mixes = Mixes(songs, STEMS, TrainingConfig(drop=0.0), sample_rate=songs[0].sample_rate, chunk=CHUNK, seed=0)
+    model = Config(STEMS, sample_rate=songs[0].sample_rate, chunk=CHUNK)
+    mixes = Mixes(songs, model, TrainingConfig(drop=0.0), seed=0)
     names = {song.name for song in songs}
     tracks = [track for track in musdb.DB(root, is_wav=True, subsets="train") if track.name in names]
     rates = {"bsrnn": [], "musdb": []}

@@ -4,7 +4,6 @@ decoded by libav, the libraries of FFmpeg, which come with PyAV: mp3 and other f
 say how long they are. What is damaged or cut off is refused."""
 
 import errno
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -84,11 +83,9 @@ class Recording:
         for block in self._decoded(0, NEVER):
             done += block.shape[-1]
             yield block
-        if done < self.length and self.stream is None:
+        if done < (self.length if self.stream is None else 1):
             seconds = f"{done / self.sample_rate:.2f} of {self.length / self.sample_rate:.2f} s"
-            raise ValueError(f"{self.path}: is damaged or cut off: {seconds} can be read")
-        if done == 0:
-            raise ValueError(f"{self.path}: holds no samples")
+            raise ValueError(f"{self.path}: is damaged, cut off or empty: {seconds} can be read")
 
     def read(self, start: int = 0, frames: int = -1) -> Tensor:
         """`frames` samples from `start` on, -1: to the end of a `measured` file, as (C, frames). Raises ValueError
@@ -195,16 +192,30 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
     """The audio streams of a file: all of them where libav decodes it, else one; the default one first. Raises what
     `Recording.open` does."""
     path = Path(path)
-    start = _first_bytes(path)
     try:
+        str(path).encode()
+        if os.path.isdir(path):
+            raise ValueError(f"{path}: is a folder, without audio files that can be read")
+        if not path.is_file():
+            raise FileNotFoundError
+        with path.open("rb") as file:
+            start = file.read(4)
+        if not start:
+            raise ValueError(f"{path}: is empty")
         page = start == b"OggS" and containers.last_ogg_page(path)
         whole = page or start in _UNCOMPRESSED or (start == b"fLaC" and containers.is_one_flac(path))
         if whole and (recording := _opened(path)):
             # a page that ends before its packets do is misplaced by libsndfile, unless the one before is decoded too
             return [replace(recording, lead=LEAD + page if page else 0)]
         return _streams(path)
-    except FFmpegError as error:
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(path)!r}: its name is not UTF-8: rename it") from None
+    except FFmpegError as error:  # of which some are errors of the system as well
         raise ValueError(f"{path}: cannot be read as audio ({error.strerror})") from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _opened(path: Path) -> Recording | None:
@@ -223,27 +234,6 @@ def _opened(path: Path) -> Recording | None:
             raise ValueError(f"{path}: holds no samples, or its header was never finished: repair it")
         if not file.subtype.startswith("MPEG"):
             return Recording(path, file.samplerate, file.channels, file.frames)
-
-
-def _first_bytes(path: Path) -> bytes:
-    """The first four bytes of a file that may be audio."""
-    try:
-        str(path).encode()
-        if os.path.isdir(path):
-            raise ValueError(f"{path}: is a folder, without audio files that can be read")
-        if not path.is_file():
-            raise FileNotFoundError
-        with path.open("rb") as file:
-            start = file.read(4)
-    except UnicodeEncodeError:
-        raise ValueError(f"{str(path)!r}: its name is not UTF-8: rename it") from None
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    if not start:
-        raise ValueError(f"{path}: is empty")
-    return start
 
 
 def _streams(path: Path) -> list[Recording]:
@@ -271,15 +261,10 @@ def read(path: str | os.PathLike) -> tuple[Tensor, int]:
 
 
 class Encoder:
-    """An audio file that is written block by block. All formats but "wav", which holds floats, cut off what exceeds
-    full scale. Raises ValueError where the format does not hold such a waveform, and OSError, also when it is written
-    to or closed, where the file cannot be written.
-
-    Args:
-        path: of the file, in a folder that exists.
-        like: has the sample rate, the channels and the length of what will be written.
-        form: one of `config.FORMATS`.
-    """
+    """An audio file, in a folder that exists, that is written block by block in one of `config.FORMATS`; `like` has the
+    sample rate, the channels and the length of what will come. All formats but "wav", which holds floats, cut off what
+    exceeds full scale. Raises ValueError where the format does not hold such a waveform, and OSError, also when it is
+    written to or closed, where the file cannot be written."""
 
     def __init__(self, path: Path, like: Recording, form: str = "wav"):
         self.path, self.peak = path, 0.0
@@ -301,19 +286,16 @@ class Encoder:
     def write(self, block: Tensor) -> None:
         """Append a block (C, n); raises ValueError if it is not finite, OSError if it cannot be written."""
         peak = _peak(block)
-        if not math.isfinite(peak):
+        if not np.isfinite(peak):
             raise ValueError(f"{self.path.stem}: the estimate is not finite: its model is broken")
         self.peak = max(self.peak, peak)
+        if self._file.subtype != "FLOAT":  # to the nearest step, as libsndfile would round down
+            scale = 2**15 if self._file.subtype == "PCM_16" else 2**23
+            block = (block.clamp(-1, 1) * scale).round() / scale
         try:
-            self._file.write(self._convert(block).T.numpy())
+            self._file.write(block.T.numpy())
         except (soundfile.LibsndfileError, AssertionError):  # the latter where less was written than wanted
             raise self._error() from None
-
-    def _convert(self, block):
-        if bits := {"PCM_16": 16, "PCM_24": 24}.get(self._file.subtype):  # libsndfile would round down
-            scale = 2 ** (bits - 1)
-            return (block * scale).round().clamp(-scale, scale - 1).to(torch.int32) << (32 - bits)
-        return block if self._file.subtype == "FLOAT" else block.clamp(-1, 1)
 
     def close(self) -> None:
         """Finish the file; raises OSError if it is not complete."""
@@ -374,11 +356,10 @@ class Levels:
             length += block.shape[-1]
             energy += float(np.square(block.numpy(), dtype=np.float64).sum()) / len(block)
             peak = max(peak, _peak(block))
-        return cls(length, math.sqrt(energy / length), peak)
+        return cls(length, (energy / length) ** 0.5, peak)
 
     @property
     def gain(self) -> float:
-        """Brings the waveform to an RMS of 0.1 and, where that would exceed full scale, its peak to 1; silence keeps a
-        gain of 1. The mixture and its targets take the same gain, so that stems still sum to the mixture, and estimates
-        are divided by it. Refined BSRNN; the level is our choice."""
+        """Brings the waveform to an RMS of 0.1, or, where that exceeds full scale, its peak to 1; silence keeps a gain
+        of 1. Targets take the mixture's, and estimates are divided by it. Refined BSRNN; the level is our choice."""
         return min(RMS_LEVEL / self.rms, 1 / self.peak) if self.peak > SILENT else 1.0

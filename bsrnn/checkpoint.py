@@ -9,17 +9,16 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bsrnn.config import Config
+from bsrnn.config import CONFIG, Config
 from bsrnn.files import written_together
 from bsrnn.model import BSRNN
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS = "model.safetensors"  # in a model's folder, beside its configuration
 
 
 def save(model: BSRNN, folder: str | os.PathLike) -> None:
@@ -32,16 +31,14 @@ def save(model: BSRNN, folder: str | os.PathLike) -> None:
 
 def load(path: str | os.PathLike) -> BSRNN:
     """Load a model, in evaluation mode on the CPU, from a folder as `save` wrote it, the last.ckpt of a training, or a
-    file of torch.save that holds a state dict, with a config.json beside it. Nothing in a file is ever executed.
-
-    Raises:
-        FileNotFoundError: something is missing.
-        ValueError: a file is damaged, holds more than tensors, or is of another architecture than its configuration.
-    """
-    path = _folder_or_checkpoint(path)
-    if path.is_file():
-        return _with_weights(*_read_checkpoint(path), path)
-    config, file = load_config(path), path / WEIGHTS
+    file of torch.save that holds a state dict, with a config.json beside it. Nothing in a file is ever executed. Raises
+    FileNotFoundError where something is missing, and ValueError where a file is damaged, holds more than tensors, or is
+    of another architecture than its configuration."""
+    path = Path(path)
+    place = path.parent if path.name in (WEIGHTS, CONFIG) else path
+    if place.is_file():
+        return _with_weights(*_read_checkpoint(place), place)
+    config, file = Config.read(place), place / WEIGHTS
     try:
         return _with_weights(config, safetensors.torch.load_file(file), file)
     except safetensors.SafetensorError as error:
@@ -60,23 +57,11 @@ def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> 
         with torch.device("meta"):  # where sizes beyond all memory cost nothing
             BSRNN(config).load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        first = str(error).split("\n\t")[:2][-1]  # of several, after a headline
-        raise ValueError(f"{file} is of another architecture: {first}") from None
+        # the first of several, after a headline
+        raise ValueError(f"{file} is of another architecture: {str(error).splitlines()[:2][-1].strip()}") from None
     model = BSRNN(config)
     model.load_state_dict(weights)
     return model.eval()
-
-
-def load_config(path: str | os.PathLike) -> Config:
-    """Read the configuration of a model, with the errors of `load`."""
-    path = _folder_or_checkpoint(path)
-    if path.is_file():
-        return _read_checkpoint(path)[0]
-    file = path / CONFIG
-    if not file.is_file():
-        here = f"; the model of this run is {path / 'model'}" if (path / "model" / CONFIG).is_file() else ""
-        raise FileNotFoundError(f"{path} is not a model folder: it has no {CONFIG}{here}")
-    return Config.read(file)
 
 
 def digest(*modules: nn.Module) -> str:
@@ -90,20 +75,10 @@ def digest(*modules: nn.Module) -> str:
     return parts.hexdigest()[:12]
 
 
-def _folder_or_checkpoint(path: str | os.PathLike) -> Path:
-    """A model's folder, also where one of the files in it is meant, or its checkpoint file."""
-    path = Path(path)
-    return path.parent if path.name in (WEIGHTS, CONFIG) else path
-
-
 def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and weights in a file of torch.save: those that a training would keep, where it is a checkpoint."""
     try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:  # torch stores plainly; what is compressed may have no end
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise pickle.UnpicklingError
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _unpacked(file, weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f"{file} holds more than tensors, or is damaged: refused, nothing in it was run") from None
     except Exception:  # torch raises what zip files raise
@@ -111,8 +86,18 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ValueError(f"{file} is of another architecture: it holds no state dict")
-    config = Config.of(content["config"], file) if "config" in content else load_config(file.parent)
+    config = Config.of(content["config"], file) if "config" in content else Config.read(file.parent)
     return config, {name.removeprefix("model."): value for name, value in weights.items()}  # which a training has
+
+
+def _unpacked(file: Path, **options):
+    """What torch.load makes of a file of torch.save: of no program, which it would run, and of nothing compressed, as
+    torch stores plainly, and such a thing may have no end."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.filename.endswith("constants.pkl") for entry in entries):
+        raise pickle.UnpicklingError
+    return torch.load(file, "cpu", **options)
 
 
 def convert(file: Path, config: Config) -> BSRNN:
@@ -140,25 +125,22 @@ class _Inert:
     __setstate__ = __setitem__ = append = extend = add = __call__
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds tensors and dictionaries only; their storages are torch's business."""
+class _Restricted:
+    """Stands in for the pickle module: builds tensors and dictionaries only; their storages are torch's business."""
 
-    def find_class(self, module, name):
-        admitted = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
-        return super().find_class(module, name) if f"{module}.{name}" in admitted else _Inert
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module, name):
+            admitted = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
+            return super().find_class(module, name) if f"{module}.{name}" in admitted else _Inert
 
 
 def _read_foreign(file: Path) -> dict[str, Tensor]:
     """The state dict in a file of torch.save, without windows, and with convolutions of width 1 as matrices; whatever
     else the file holds is not built."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
-    restricted = SimpleNamespace(__name__="restricted", Unpickler=_Unpickler)
+        raise FileNotFoundError(f"{file}: is no file")
     try:
-        with zipfile.ZipFile(file) as content:
-            if any(name.endswith("constants.pkl") for name in content.namelist()):  # a program, which torch would run
-                raise ValueError
-        weights = torch.load(file, "cpu", restricted, weights_only=False, mmap=True)["state_dict"]
+        weights = _unpacked(file, pickle_module=_Restricted, weights_only=False, mmap=True)["state_dict"]
         kept = {name: value.detach() for name, value in weights.items() if not name.endswith("transf.window")}
         return {name: w.flatten(1) if w.ndim > 2 and w.shape[-1] == 1 else w for name, w in kept.items()}
     except Exception:  # torch raises what zip files and pickles raise
@@ -196,20 +178,20 @@ def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
             raise ValueError(f"the slopes in {name.rpartition('tac_module')[0]}tac_module differ")
         ours[new] = value
 
-    def of_bands(before, after):
-        return [theirs.pop(f"{before}.{k}.{after}") for k in range(len(config.bins()))]
-
-    # bands have all their real parts first, then all imaginary ones
-    splits = [split.unflatten(1, (2, -1)) for split in of_bands("BN", "1.weight")]  # (N, 2, G)
-    ours["band_split.weight"] = torch.cat([split.permute(2, 1, 0) for split in splits])
-    ours["band_split.bias"] = torch.stack(of_bands("BN", "1.bias"))
-    for part in ("weight", "bias"):
-        ours[f"band_split.norm_{part}"] = torch.cat([x.unflatten(0, (2, -1)).T for x in of_bands("BN", f"0.{part}")])
-        for j, source in enumerate(config.sources):
-            norm, *hidden, output = (of_bands(f"maskers.{j}.mask", f"{i}.{part}") for i in (0, 1, 3, 5))
-            ours[f"heads.{source}.norm.{part}"] = torch.stack(norm)[:, None]
-            for layer, values in enumerate(hidden):
-                ours[f"heads.{source}.hidden.{layer}.{part}"] = torch.stack([x.transpose(0, -1) for x in values])
-            # 4G: values, then gates, of either real parts, then imaginary ones
-            ours[f"heads.{source}.mask_{part}"] = torch.cat([x.unflatten(0, (4, -1)).transpose(0, 1) for x in output])
-    return {name: value.float().contiguous() for name, value in ours.items()}
+    bands = [  # theirs around the number of a band, ours, and a band's layout: they have all real parts first
+        ("BN", 0, "band_split.norm_", lambda x: x.unflatten(0, (2, -1)).T),
+        ("BN", 1, "band_split.", lambda x: x.T.unflatten(0, (2, -1)).transpose(0, 1) if x.ndim > 1 else x[None]),
+    ]
+    for j, source in enumerate(config.sources):
+        bands += [
+            (f"maskers.{j}.mask", 0, f"heads.{source}.norm.", lambda x: x[None, None]),
+            (f"maskers.{j}.mask", 1, f"heads.{source}.hidden.0.", lambda x: x.transpose(0, -1)[None]),
+            (f"maskers.{j}.mask", 3, f"heads.{source}.hidden.1.", lambda x: x.transpose(0, -1)[None]),
+            # values, then gates, of either real parts, then imaginary ones
+            (f"maskers.{j}.mask", 5, f"heads.{source}.mask_", lambda x: x.unflatten(0, (4, -1)).transpose(0, 1)),
+        ]
+    for before, layer, name, layout in bands:
+        for part in ("weight", "bias"):
+            values = [theirs.pop(f"{before}.{k}.{layer}.{part}") for k in range(len(config.bins()))]
+            ours[name + part] = torch.cat([layout(value) for value in values])
+    return ours

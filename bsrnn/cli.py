@@ -255,8 +255,9 @@ def infer(args: argparse.Namespace) -> None:
     songs = separate.find_songs(given, args.out)
     if not args.checkpoint_fp:
         print("model: open, a small one; --model obsrnn-simo separates better, see bsrnn models", file=sys.stderr)
-    options = {"sources": args.sources, "hop": args.hop, "device": args.device, "bf16": False if args.fp32 else None}
-    separator = separate.Separator.from_pretrained(*args.checkpoint_fp, **options)
+    separator = separate.Separator.from_pretrained(
+        *args.checkpoint_fp, sources=args.sources, hop=args.hop, device=args.device, bf16=False if args.fp32 else None
+    )
     inputs, failures = {os.path.realpath(song) for song in songs}, []
     stems = {song: separator.targets(folder, args.format, args.residual).values() for song, folder in songs.items()}
     if taken := [(song, stem) for song in songs for stem in stems[song] if os.path.realpath(stem) in inputs]:
@@ -267,8 +268,9 @@ def infer(args: argparse.Namespace) -> None:
             continue
         try:
             with _told_out_of_memory(f"{song}: "):
-                form = {"form": args.format, "residual": args.residual, "loudness": args.loudness}
-                written = separator.separate_file(song, folder, progress=True, **form)
+                written = separator.separate_file(
+                    song, folder, form=args.format, residual=args.residual, loudness=args.loudness, progress=True
+                )
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
             # of this song; the others may be better
             failures.append(str(error))
@@ -303,14 +305,13 @@ def info(args: argparse.Namespace) -> None:
     if args.model is None:
         print("\n".join(CONFIGS))
         return
-    found = os.path.exists(args.model)
-    file = Path(args.model if found else pretrained.place(args.model), "config.json")
-    if file.is_file():  # without torch, whose import takes seconds
-        config = Config.read(file)
-    elif found:
-        from bsrnn.checkpoint import load_config
+    place = Path(args.model) if os.path.exists(args.model) else pretrained.place(args.model)
+    if place.is_dir():  # without torch, whose import takes seconds
+        config = Config.read(place)
+    elif place.exists():
+        from bsrnn import checkpoint
 
-        config = load_config(args.model)
+        config = checkpoint.load(place).config
     else:
         config = named_config(args.model)
     print(describe(config))

@@ -14,11 +14,12 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from bsrnn.bands import BIN_CONVENTIONS, band_schema
 
+CONFIG = "config.json"  # in a model's folder
 OVERLAP = 4  # windows over each sample: the hop is n_fft / 4 (Luo & Yu, section IV-A4: 2048 and 512)
 MOST_SOURCES = 100
 MOST_PARAMETERS = 2 * 10**9  # the largest published model has 108,727,540
@@ -44,23 +45,20 @@ def setting(default, text: str, least: float = -math.inf, most: float = math.inf
 def check(settings) -> None:
     """Raise ValueError unless the plain fields of a settings class have their types and lie within their limits, or are
     one of their choices. Of YAML's numbers, 1e-4 is text and 1.0e-4 a number."""
-    for item in fields(settings):
-        value, kind = getattr(settings, item.name), item.type
-        if kind not in (str, int, float, bool):
-            continue
+    for item in (item for item in fields(settings) if item.metadata):  # those that are a `setting`
+        value, kind, rule = getattr(settings, item.name), type(item.default), item.metadata
         if type(value) not in ((float, int) if kind is float else (kind,)):
             raise ValueError(f"{item.name} must be of type {kind.__name__}, not {value!r}")
-        if kind in (int, float) and not item.metadata["least"] <= value <= item.metadata["most"]:
-            limits = "at least {least:g} and at most {most:g}".format(**item.metadata)
-            raise ValueError(f"{item.name} must be {limits}, not {value}")
-        if (choices := item.metadata["of"]) and value not in choices:
-            raise ValueError(f"{item.name} must be one of {', '.join(choices)}, not {value!r}")
+        if kind in (int, float) and not rule["least"] <= value <= rule["most"]:
+            raise ValueError(f"{item.name} must be at least {rule['least']} and at most {rule['most']}, not {value}")
+        if rule["of"] and value not in rule["of"]:
+            raise ValueError(f"{item.name} must be one of {', '.join(rule['of'])}, not {value!r}")
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that defines a model. The sizes are the paper's (section IV-A4), the rest is this project's choice;
-    `CONFIGS` holds the models of the paper and of its authors' later code."""
+    `CONFIGS` holds those of the paper, of its authors' later code, published ones, and a small one, by name."""
 
     sources: tuple[str, ...] = ("vocals",)  # what the heads estimate
     schema: str = setting("generic", "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-DIVISIONS-EDGES")
@@ -68,7 +66,7 @@ class Config:
     n_fft: int = setting(2048, "FFT size in samples; the hop is a quarter of it", 4, 2**16)
     chunk: float = setting(3.0, "seconds of the chunks that the model is trained on", 0, 120, "chunk_size_in_seconds")
     feature_dim: int = setting(128, "features per band, N", 1, 2**13)
-    hidden_dim: int = setting(256, "of each BLSTM direction; if not given, twice feature_dim", 1, 2**13)
+    hidden_dim: int = setting(256, "of each BLSTM direction; twice --feature_dim where only that is given", 1, 2**13)
     num_blstm_layers: int = setting(12, "pairs of BLSTMs, one along time and one along bands", 1, 100)
     mlp_dim: int = setting(512, "units of each hidden layer of the mask estimation", 1, 2**13)
     mlp_layers: int = setting(1, "hidden layers of the mask estimation; 2 in the authors' later code", 1, 100)
@@ -82,11 +80,16 @@ class Config:
     fader: bool = setting(False, "separate songs in chunks of 12 s that fade into each other, unless a hop is given")
 
     def __post_init__(self):
-        object.__setattr__(self, "sources", tuple(self.sources))
+        if not isinstance(self.sources, str):  # of which every letter would be one
+            object.__setattr__(self, "sources", tuple(self.sources))
         check(self)
-        named = self.sources and all(  # as files and modules can be
-            isinstance(source, str) and source.isprintable() and re.fullmatch(r"[^/\\.]+", source)
-            for source in self.sources
+        named = (
+            isinstance(self.sources, tuple)
+            and self.sources
+            and all(  # as files and modules can be
+                isinstance(source, str) and source.isprintable() and re.fullmatch(r"[^/\\.]+", source)
+                for source in self.sources
+            )
         )
         rules = {
             f"sources must be one or more different names without / \\ . or controls, not {self.sources!r}": (
@@ -116,8 +119,12 @@ class Config:
             raise ValueError(f"{origin} is of another architecture: {error}") from None
 
     @classmethod
-    def read(cls, file: Path) -> "Config":
-        """The configuration in a JSON file; ValueError if it is none of ours."""
+    def read(cls, folder: Path) -> "Config":
+        """The configuration in a model's folder; FileNotFoundError if it has none, ValueError if it is none of ours."""
+        file = folder / CONFIG
+        if not file.is_file():
+            here = f"; the model of this run is {folder / 'model'}" if (folder / "model" / CONFIG).is_file() else ""
+            raise FileNotFoundError(f"{folder} is not a model folder: it has no {CONFIG}{here}")
         try:
             values = json.loads(file.read_text())
         except (ValueError, RecursionError):  # the former also of numbers without end
@@ -181,21 +188,16 @@ _PAPER: dict = {"standardize": False}
 _AUTHORS: dict = _PAPER | {"mlp_layers": 2, "bin_convention": "floor", "eps": 2**-23}
 _LARGE: dict = _AUTHORS | {"eps": 1e-7, "padding": "reflect", "fader": True}
 _OBSRNN: dict = _LARGE | {"tac": True, "attention_heads": 2}
-_GENERIC: dict = _OBSRNN | {"bin_convention": "centre"}
-
-
-def _of_each_source(name: str, **settings) -> dict[str, Config]:
-    return {f"{name}-{source}": Config((source,), schema, **settings) for source, schema in _SCHEMAS.items()}
-
-
+_FAMILIES: dict[str, dict] = {"paper": _PAPER, "authors": _AUTHORS, "bsrnn-large": _LARGE, "obsrnn": _OBSRNN}
 CONFIGS = {
-    **_of_each_source("paper", **_PAPER),
-    **_of_each_source("authors", **_AUTHORS),
-    "small": Config(tuple(_SCHEMAS), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
-    **_of_each_source("bsrnn-large", **_LARGE),
-    **_of_each_source("obsrnn", **_OBSRNN),
+    **{
+        f"{name}-{source}": Config((source,), schema, **settings)
+        for name, settings in _FAMILIES.items()
+        for source, schema in _SCHEMAS.items()
+    },
     "obsrnn-simo": Config(tuple(_SCHEMAS), "joint", **_OBSRNN),
-    "obsrnn-generic": Config(tuple(_SCHEMAS), **_GENERIC),
+    "obsrnn-generic": replace(Config(tuple(_SCHEMAS), **_OBSRNN), bin_convention="centre"),
+    "small": Config(tuple(_SCHEMAS), feature_dim=32, hidden_dim=32, num_blstm_layers=4, mlp_dim=64),
 }
 
 

@@ -12,10 +12,10 @@ A validation.txt, a name in each line, may say which training songs validate.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -23,13 +23,11 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
 from bsrnn import audio, demo, files
-from bsrnn.audio import SUFFIXES, Recording
-from bsrnn.config import SPLITS, TrainingConfig
+from bsrnn.config import SPLITS, Config, TrainingConfig
 
 STEMS = ("drums", "bass", "other", "vocals")  # the sources, where no stems.yaml names others
 MAPPING, VALIDATION = "stems.yaml", "validation.txt"
@@ -56,7 +54,7 @@ class Track:
     sample_rate: int  # Hz
     length: int  # samples
     channels: int
-    files: Mapping[str, tuple[Recording, ...]] = field(compare=False, repr=False)  # of each source, and of "mixture"
+    files: Mapping[str, tuple[audio.Recording, ...]] = field(compare=False, repr=False)  # of sources, and of "mixture"
 
     @property
     def name(self) -> str:
@@ -71,6 +69,11 @@ class Track:
         frames = self.length - start if frames < 0 else frames
         parts = [file.read(start, frames) for file in self.files[source]]
         return sum(parts[1:], parts[0]) if parts else torch.zeros(self.channels, frames)
+
+    def middle(self, seconds: float) -> tuple[int, int]:
+        """Start and length in samples of so many seconds from its middle; 0 is all of it."""
+        length = min(round(seconds * self.sample_rate) or self.length, self.length)
+        return (self.length - length) // 2, length
 
     def stems(self, names: Sequence[str], start: int = 0, frames: int = -1) -> Tensor:
         """The same part of several sources, (S, C, frames)."""
@@ -112,7 +115,7 @@ def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str
         songs = [song for song, name in zip(songs, names, strict=True) if (name in held_out) == (split == "validation")]
     if not songs:
         raise ValueError(f"{root}: no songs for {split}")
-    tracks, found = [], []
+    tracks, found = [], [] if problems is None else problems
     for song in songs[: max(1, round(portion * len(songs)))]:
         with noted(found):
             tracks.append(_open_track(song, mapping))
@@ -130,10 +133,8 @@ def noted(problems: list[str]) -> Iterator[None]:
 
 
 def report(found: Sequence[str], problems: list[str] | None = None) -> None:
-    """Adds what was found to the problems, or, where nobody collects them, raises ValueError of a line each."""
-    if problems is not None:
-        problems += found
-    elif found:
+    """Raises ValueError of a line for each problem that was found, unless somebody collects them."""
+    if found and problems is None:
         raise ValueError("\n".join(dict.fromkeys(found)))
 
 
@@ -154,6 +155,9 @@ def _songs(root: Path, split: str) -> list[Path]:
         raise FileNotFoundError(f"{root}: has no {missing.pop()} folder beside the other")
     folder = root if missing else folders["test" if split == "test" else "train"]
     songs = [path for path in _visible(folder) if path.is_dir() or path.name.endswith(STEM_FILE)]
+    for song in songs:
+        if song.with_name(song.name + STEM_FILE) in songs:
+            raise ValueError(f"{song}: is a song as a folder and as a {STEM_FILE} file: remove one")
     if missing and (split == "test" or not songs):
         raise FileNotFoundError(
             f"{root}: has no train and no test folder, and so no songs for {split}: songs right in it (folders of "
@@ -182,28 +186,28 @@ def stem_mapping(root: Path) -> dict[str, tuple[str, ...]]:
         content = yaml.load(_text(file), yaml.BaseLoader)  # which makes strings of all names, such as 808 and no
     except (yaml.YAMLError, RecursionError):
         raise ValueError(f"{file}: is not YAML") from None
-    lists = content.values() if isinstance(content, dict) else ()
-    if not lists or not all(
-        isinstance(stems, list) and stems and all(isinstance(stem, str) for stem in stems) for stems in lists
+    if not (isinstance(content, dict) and content) or not all(
+        isinstance(stems, list) and stems and all(isinstance(stem, str) for stem in stems) for stems in content.values()
     ):
         raise ValueError(f"{file}: should map each source to a list of stems, such as `drums: [kick, snare]`")
-    if len(yaml.compose(_text(file), yaml.BaseLoader).value) > len(content):
-        raise ValueError(f"{file}: names a source twice")
     mapping = {source: tuple(stem.lower() for stem in stems) for source, stems in content.items()}
-    stems = [stem for group in mapping.values() for stem in group]
-    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise ValueError(f"{file}: {twice[0]} belongs to one source only, but is named more than once")
-    if "mixture" in mapping:
-        raise ValueError(f"{file}: mixture is no source")
-    names = [
-        STEMS if path.name.endswith(STEM_FILE) else (path.stem.lower(),)
+    named = Counter(stem for stems in mapping.values() for stem in stems)
+    found = {
+        stem
         for path in _visible(root, DEPTHS)
-        if path.suffix.lower() in SUFFIXES
-    ]
-    found = set().union(*names) - {"mixture"}
-    if missing := sorted(set(stems) - found):
-        left_out = ", ".join(sorted(found - set(stems))) or "none"
-        raise ValueError(f"{file}: no song has {', '.join(missing)}; stems that are there and not named: {left_out}")
+        if path.suffix.lower() in audio.SUFFIXES
+        for stem in (STEMS if path.name.endswith(STEM_FILE) else (path.stem.lower(),))
+    } - {"mixture"}
+    most, times = named.most_common(1)[0]
+    missing, left_out = (", ".join(sorted(names)) for names in (named.keys() - found, found - named.keys()))
+    wrong = {
+        "names a source twice": len(yaml.compose(_text(file), yaml.BaseLoader).value) > len(content),
+        f"{most} belongs to one source only, but is named more than once": times > 1,
+        "mixture is no source": "mixture" in mapping,
+        f"no song has {missing}; stems that are there and not named: {left_out or 'none'}": missing,
+    }
+    if told := [problem for problem, holds in wrong.items() if holds]:
+        raise ValueError(f"{file}: {told[0]}")
     return mapping
 
 
@@ -232,29 +236,28 @@ def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track:
         )
     parts["mixture"] = (found["mixture"],) if "mixture" in found else every
     for attribute in ("sample_rate", "length", "channels"):
-        values = {name: getattr(part, attribute) for name, part in found.items()}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+        if len({getattr(part, attribute) for part in found.values()}) > 1:
+            listed = ", ".join(f"{name} {getattr(part, attribute)}" for name, part in found.items())
             raise ValueError(f"{song}: files differ in {attribute.replace('_', ' ')}: {listed}")
     return Track(song, every[0].sample_rate, every[0].length, every[0].channels, parts)
 
 
-def open_stems(folder: Path, wanted: Sequence[str]) -> dict[str, Recording]:
+def open_stems(folder: Path, wanted: Sequence[str]) -> dict[str, audio.Recording]:
     """Those audio files in a folder whose names, in small letters, are wanted; raises ValueError of a line for each
     that cannot be used."""
     problems, found = [], {}
     for file in _visible(folder):
         name = file.stem.lower()
-        if name in wanted and file.suffix.lower() in SUFFIXES:
+        if name in wanted and file.suffix.lower() in audio.SUFFIXES:
             with noted(problems):
                 if name in found:
                     raise ValueError(f"{folder}: which is {name}, {found[name].path.name} or {file.name}? Remove one")
-                found[name] = Recording.open(file).measured()
+                found[name] = audio.Recording.open(file).measured()
     report(problems)
     return found
 
 
-def _open_streams(song: Path) -> dict[str, Recording]:
+def _open_streams(song: Path) -> dict[str, audio.Recording]:
     """The mixture and the stems in a .stem.mp4 file."""
     streams = sorted(audio.recordings(song), key=lambda part: part.stream or 0)
     if len(streams) != len(STEMS) + 1:
@@ -271,7 +274,7 @@ def fingerprint(root: Path) -> str:
     meant = [
         f"{file.relative_to(root).as_posix()} {file.stat().st_size}\n"
         for file in _visible(root, DEPTHS)
-        if (file.suffix.lower() in SUFFIXES or file.name in (MAPPING, VALIDATION)) and file.is_file()
+        if (file.suffix.lower() in audio.SUFFIXES or file.name in (MAPPING, VALIDATION)) and file.is_file()
     ]
     return hashlib.sha256("".join(meant).encode(errors="surrogateescape")).hexdigest()[:12]
 
@@ -287,7 +290,8 @@ def active_segments(stem: Tensor, sample_rate: int, segment: float = 6.0) -> lis
     samples, that source activity detection keeps.
 
     A segment is cut into ten chunks. The threshold is the 15% quantile of the RMS of all the track's chunks, at least
-    1e-3; a segment is kept if more than half of its chunks exceed it. That energy means RMS is our choice.
+    1e-3, or 1e-3 where none would be kept; a segment is kept if more than half of its chunks exceed it. That energy
+    means RMS is our choice.
     """
     segments = windows(stem.shape[-1], sample_rate, segment)
     part = max(1, (segments[0][1] - segments[0][0]) // SEGMENT_CHUNKS)
@@ -314,8 +318,7 @@ def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Tra
     """Every source of every song, whole. What cannot be read is a problem, be it a mixture, and such a source is taken
     to sound all the time, so that it is not called silent on top of that."""
     for track in tqdm(tracks, "listening for problems", unit="song", delay=2, leave=False, disable=None):
-        has_mixture = len(track.files["mixture"]) == 1  # not the sum of stems
-        for source in track.files if has_mixture else track.sources:
+        for source in track.files if len(track.files["mixture"]) == 1 else track.sources:  # where it is no sum of stems
             signal = torch.ones(()).expand(track.channels, track.length)
             with noted(problems):
                 signal = track.read(source)
@@ -331,34 +334,28 @@ class Mixes(Dataset):
     model separates channels one by one. Each item is a mixture (C, L) and the targets (S, C, L).
 
     Args:
-        tracks, targets: the songs, and the sources to estimate, in order.
+        tracks: the songs; with `model.tac` all of the same number of channels, which are kept together.
+        model: whose sources are the targets, in order.
         config: how samples are mixed. They do not depend on what the targets are, but with `target_songs`: then a
             sample is for one of them, and a source that no song with it has comes from any.
-        sample_rate, chunk: of the samples, in Hz, and their length in seconds.
-        seed: of all draws.
-        together: keep all channels, of which the songs then have the same number.
         problems: gets a line for all that is wrong with the songs, which are read once; None raises them.
     """
 
     def __init__(
         self,
         tracks: Sequence[Track],
-        targets: Sequence[str],
+        model: Config,
         config: TrainingConfig,
         *,
-        sample_rate: int,
-        chunk: float,
         seed: int,
-        together: bool = False,
         problems: list[str] | None = None,
     ):
-        check_sources(targets, tracks)
-        self.targets, self.config, self.sample_rate = tuple(targets), config, sample_rate
-        self.chunk, self.seed, self.together = chunk, seed, together
-        self.channels = tracks[0].channels if together else 1
+        check_sources(model.sources, tracks)
+        self.model, self.config, self.seed, self.num_songs = model, config, seed, len(tracks)
+        self.channels = tracks[0].channels if model.tac else 1
         self.segments = {source: [] for source in tracks[0].sources}
         self.factors = {}  # that bring the stems of songs to one level
-        heard, found = {source: set() for source in self.segments}, []
+        heard, found = {source: set() for source in self.segments}, [] if problems is None else problems
         for track, source, signal in _signals(tracks, found):
             if signal.any():
                 heard[source].add(track)
@@ -368,21 +365,22 @@ class Mixes(Dataset):
             if config.equal_levels and salient:
                 power = sum(signal[:, start:stop].square().mean() for start, stop in salient) / len(salient)
                 self.factors[track, source] = STEM_LEVEL / float(power) ** 0.5
-        odd = [track.path for track in tracks if together and track.channels != self.channels]
-        silent = [source for source in targets if not heard[source] or not self.segments[source]]
+        odd = [track.path for track in tracks if model.tac and track.channels != self.channels]
+        silent = [source for source in model.sources if not heard[source] or not self.segments[source]]
         found += [f"{path}: has another number of channels than {tracks[0].path}: convert it" for path in odd]
         found += [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in silent]
         report(found, problems)
-        self.pools = {}  # the segments of every source, by the source for which a sample is drawn
-        for target in targets if config.target_songs else self.segments:
-            songs = heard[target] if config.target_songs else {*tracks}
-            self.pools[target] = {
-                source: [segment for segment in segments if segment[0] in songs] or segments
-                for source, segments in self.segments.items()
+        self.pools = dict.fromkeys(self.segments, self.segments)  # of all, by the source for which a sample is drawn
+        if config.target_songs:
+            self.pools = {
+                target: {
+                    source: [segment for segment in segments if segment[0] in heard[target]] or segments
+                    for source, segments in self.segments.items()
+                }
+                for target in model.sources
             }
-        self.num_songs = len(tracks)
         self.epoch_size = config.epoch_size or sum(
-            max(1, int(track.length / track.sample_rate / chunk)) for track in tracks
+            max(1, int(track.length / track.sample_rate / model.chunk)) for track in tracks
         )
 
     def __len__(self) -> int:
@@ -390,11 +388,10 @@ class Mixes(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         stems = {source: self._stem(source, *choice) for source, choice in self._choices(index).items()}
-        mixture = reduce(torch.add, stems.values())
-        targets = torch.stack([stems[source] for source in self.targets])
-        every = torch.stack([mixture, *stems.values()])  # a sample does not depend on which of them are targets
-        peak = max(1e-8, float(every.abs().max())) if self.config.peak_division else 1.0
-        return mixture / peak, targets / peak
+        mixture = sum(stems.values(), torch.zeros(()))
+        levels = [float(x.abs().max()) for x in (mixture, *stems.values())]  # of all, whichever are targets
+        peak = max(1e-8, *levels) if self.config.peak_division else 1.0
+        return mixture / peak, torch.stack([stems[source] for source in self.model.sources]) / peak
 
     def songs(self, index: int) -> list[str]:
         """The names of the songs that sound in a sample."""
@@ -424,15 +421,15 @@ class Mixes(Dataset):
     def _stem(
         self, source: str, segment: tuple | None, offset: float, side: float, factor: float, speed: float
     ) -> Tensor:
-        length = round(self.chunk * self.sample_rate)
         if segment is None:
-            return torch.zeros(self.channels, length)
+            return torch.zeros(self.channels, self.model.chunk_samples)
         track, start, stop = segment
         rate = track.sample_rate * 2 ** (self.config.pitch * (2 * speed - 1) / 12)  # what the samples are taken to have
-        frames = min(round(self.chunk * rate), stop - start)
+        frames = min(round(self.model.chunk * rate), stop - start)
         crop = track.read(source, start + int(offset * (stop - start - frames + 1)), frames)
-        crop = audio.resample(crop if self.together else crop[int(side * len(crop))][None], rate, self.sample_rate)
-        return pad(crop, (0, length - crop.shape[-1])) * factor
+        crop = crop if self.model.tac else crop[int(side * len(crop))][None]
+        crop = audio.resample(crop, rate, self.model.sample_rate)
+        return torch.nn.functional.pad(crop, (0, self.model.chunk_samples - crop.shape[-1])) * factor
 
 
 def check_sources(wanted: Sequence[str], tracks: Sequence[Track]) -> None:
@@ -442,13 +439,9 @@ def check_sources(wanted: Sequence[str], tracks: Sequence[Track]) -> None:
 
 
 class EpochSampler(Sampler):
-    """The samples of one process, batch after batch. Indices never repeat: epoch e has those from e * size on, so that
-    an index alone says what to draw; and all processes together take what one with the whole batch would take.
-
-    Args:
-        size, batch_size: samples in an epoch of all processes, and in a batch of one.
-        rank, processes: which of how many processes this is.
-    """
+    """The samples of one of several processes, batch after batch: its `batch_size` of each batch of an epoch, which has
+    about `size` samples of all of them. Indices never repeat from epoch to epoch, so that an index alone says what to
+    draw; and all processes together take what one with the whole batch would take."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1):
         self.batch_size, self.rank, self.processes, self.epoch = batch_size, rank, processes, 0
@@ -469,33 +462,9 @@ class EpochSampler(Sampler):
         return range(first, first + self.batch_size)
 
 
-class WholeTracks(Dataset):
-    """Songs as they are: item i is track i's name, mixture (C, L), targets (S, C, L) and sample rate.
-
-    Args:
-        tracks, targets: the songs, and the sources, in order.
-        seconds: how much of each song, from its middle; 0 is all.
-        problems: as of `Mixes`.
-    """
-
-    def __init__(
-        self, tracks: Sequence[Track], targets: Sequence[str], seconds: float = 0.0, problems: list[str] | None = None
-    ):
-        check_sources(targets, tracks)
-        self.tracks, self.targets, self.seconds = tracks, targets, seconds
-        found = []
-        heard = {name for track, name, signal in _signals(tracks, found) if signal.narrow(1, *self._part(track)).any()}
-        silent = [source for source in targets if source not in heard]
-        report(found + [f"{source} is silent in all that validates: nothing to score" for source in silent], problems)
-
-    def __len__(self) -> int:
-        return len(self.tracks)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor, Tensor, int]:
-        track = self.tracks[index]
-        part = self._part(track)
-        return track.name, track.read("mixture", *part), track.stems(self.targets, *part), track.sample_rate
-
-    def _part(self, track: Track) -> tuple[int, int]:
-        length = min(round(self.seconds * track.sample_rate) or track.length, track.length)
-        return (track.length - length) // 2, length
+def check_heard(tracks: Sequence[Track], targets: Sequence[str], seconds: float, problems: list[str]) -> None:
+    """Adds a line to the problems for all that is wrong with songs that validate, which are read once, and for each
+    target that is silent in so many seconds from the middle of all of them, 0: in all of all."""
+    heard = {name for track, name, x in _signals(tracks, problems) if x.narrow(1, *track.middle(seconds)).any()}
+    silent = [source for source in targets if tracks and source not in heard]
+    problems += [f"{source} is silent in all that validates: nothing to score" for source in silent]

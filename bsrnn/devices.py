@@ -42,7 +42,8 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
         return
-    mallopt(M_MMAP_THRESHOLD, 2**30)
+    for size in (2**25, 2**30):  # of which older ones refuse the second
+        mallopt(M_MMAP_THRESHOLD, size)
     mallopt(M_TRIM_THRESHOLD, -1)
 
 

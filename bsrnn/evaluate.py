@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
@@ -18,6 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
+import bsrnn
 from bsrnn import audio, checkpoint, files
 from bsrnn.config import Config
 from bsrnn.data import Track, check_sources, noted, open_stems, report
@@ -94,7 +94,7 @@ def score(
         check_sources(estimator.sources, tracks)
     if (with_bsseval or museval_folder) and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise ValueError("museval takes the ffmpeg program, which is not installed")
-    common = {"data": data, "split": split, "code": version("bsrnn")}
+    common = {"data": data, "split": split, "code": bsrnn.__version__}
     settings = {estimator.name: {**common, **estimator.settings} for estimator in estimators}
     table = ScoreTable(settings, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
@@ -125,13 +125,11 @@ def score(
                 with files.written_together(audio_folder / estimator.name / track.name) as folder:
                     for source, stem in zip(estimator.sources, estimates, strict=True):
                         audio.write(folder / f"{source}.wav", [stem], track.files["mixture"][0])
-            ratios = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else None
-            if ratios is not None:
-                values |= dict(zip(BSSEVAL, median(ratios), strict=True))
+            frames = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else {}
+            values |= {ratio: median(of_frames) for ratio, of_frames in frames.items()}
             if museval_folder:
-                frames = csdr_frames(references, estimates, track.sample_rate)
-                file = museval_folder / estimator.name / split / f"{track.name}.json"
-                _write_museval(file, track, estimator.sources, frames, ratios)
+                frames["SDR"] = csdr_frames(references, estimates, track.sample_rate)
+                _write_museval(museval_folder / estimator.name / split, track.name, estimator.sources, frames)
             table.add(
                 [
                     dict(zip(COLUMNS, (estimator.name, split, track.name, source, metric, float(value)), strict=True))
@@ -142,12 +140,12 @@ def score(
     return table.rows()
 
 
-def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
-    """ISR, SIR and SAR by museval of every frame of a second, (3, S, frames) in dB, of sources (S, C, L); NaN for
+def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> dict[str, Tensor]:
+    """ISR, SIR and SAR by museval of every frame of a second, (S, frames) each in dB, of sources (S, C, L); NaN for
     silent ones, which museval refuses."""
     import museval
 
-    heard = ~torch.as_tensor(silent(references) | silent(estimates))
+    heard = ~(silent(references) | silent(estimates))
     frames = max(1, references.shape[-1] // sample_rate)
     ratios = torch.full((len(BSSEVAL), len(references), frames), torch.nan, dtype=torch.double)
     if heard.any():
@@ -155,7 +153,7 @@ def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> T
         with mock.patch.object(np.linalg, "linalg", np.linalg, create=True):  # museval's name for it, gone from numpy
             values = museval.evaluate(ours, theirs, sample_rate, sample_rate)[1:]
         ratios[:, heard] = torch.from_numpy(np.stack(values))
-    return ratios
+    return dict(zip(BSSEVAL, ratios, strict=True))
 
 
 def means(rows: Sequence[Mapping]) -> str:
@@ -184,8 +182,7 @@ class ScoreTable:
     def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
         self.settings, self.file = dict(settings), file
         self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
-        self.added: dict[tuple[str, str], list[dict]] = {}
-        self.parts: dict[tuple[str, str], list[dict]] = {}
+        self.added, self.parts = {}, {}  # (run, track) -> rows: what is new, and what the file holds
         if file:
             self._read(file)  # refuses before anything is written
             self._write(file)
@@ -262,7 +259,7 @@ def find_estimators(
     """
     separators = [Separator.from_pretrained(path, **options) for path in checkpoints]
     paths = [Path(os.path.abspath(path)) for path in checkpoints]
-    runs = [next(part for part in reversed(path.parts) if part not in MODEL_PARTS) for path in paths]
+    runs = [next((part for part in path.parts[:0:-1] if part not in MODEL_PARTS), path.name) for path in paths]
     found = [*map(_of_separator, separators, runs), *(of_folder(folder, tracks) for folder in folders)]
     configs = [model.config for separator in separators for model in separator.models] or [Config()]
     oracles = {}
@@ -280,7 +277,8 @@ def find_estimators(
 
 def _of_separator(separator: Separator, name: str) -> Estimator:
     def estimates(track: Track, song: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([*separator.separate_tensor(song["mixture"], track.sample_rate).values()])
+        separated = separator(song["mixture"], track.sample_rate, long=False)
+        return torch.stack([torch.as_tensor(stem) for stem in separated.values()])
 
     settings = {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16}
     return Estimator(name, separator.sources, estimates, settings, is_model=True)
@@ -300,11 +298,8 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     if not names and not problems:
         raise ValueError(f"{folder}: holds no estimates; expected {tracks[0].name}/{known[0]}.wav and so on")
     for track, stems in found.items():
-        for source in names:
-            if estimate := stems.get(source.lower()):
-                problems += _mismatches(estimate, track)
-            else:
-                problems.append(f"{folder / track.name}: has no estimate of {source}")
+        problems += [f"{folder / track.name}: has no estimate of {name}" for name in names if name.lower() not in stems]
+        problems += [problem for estimate in stems.values() for problem in _mismatches(estimate, track)]
     report(problems)
 
     def read(track: Track, _: Mapping[str, Tensor]) -> Tensor:
@@ -312,7 +307,7 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
 
     used = [estimate.path for stems in found.values() for estimate in stems.values()]
     states = {file.relative_to(folder).as_posix(): [file.stat().st_size, file.stat().st_mtime_ns] for file in used}
-    return Estimator(folder.absolute().name, tuple(names), read, {"files": states})
+    return Estimator(Path(os.path.abspath(folder)).name, tuple(names), read, {"files": states})
 
 
 def _mismatches(estimate: audio.Recording, track: Track) -> Iterator[str]:
@@ -360,13 +355,12 @@ def _masked(mask: Callable, track: Track, song: Mapping[str, Tensor], sample_rat
     return torch.nn.functional.pad(back, (0, track.length - back.shape[-1])).unflatten(0, estimates.shape[:2])
 
 
-def _write_museval(file: Path, track: Track, sources: Sequence[str], frames: Tensor, ratios: Tensor | None) -> None:
-    """A track's scores as museval writes them: SDR (S, frames), and ISR, SIR and SAR (3, S, frames) where known."""
+def _write_museval(folder: Path, track: str, sources: Sequence[str], frames: Mapping[str, Tensor]) -> None:
+    """A track's scores as museval writes them: SDR of every frame, (S, frames), and its other ratios where known."""
     import museval
 
-    store = museval.TrackStore(track.name)
-    others = torch.full((len(BSSEVAL), *frames.shape), torch.nan) if ratios is None else ratios
-    for source, values in zip(sources, torch.stack([frames, *others], 1).tolist(), strict=True):
-        store.add_target(source, dict(zip(("SDR", *BSSEVAL), values, strict=True)))
-    with files.written_whole(file) as partial:
+    store, unknown = museval.TrackStore(track), torch.full_like(frames["SDR"], torch.nan)
+    for index, source in enumerate(sources):
+        store.add_target(source, {ratio: frames.get(ratio, unknown)[index].tolist() for ratio in ("SDR", *BSSEVAL)})
+    with files.written_whole(folder / f"{track}.json") as partial:
         store.save(partial)

@@ -34,7 +34,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _writable(folder: Path, remedy: str = "") -> Iterator[None]:
-    """Make a folder if missing; say in one line, with a `remedy`, where nothing can be written to it, or it is none."""
+    """Make a folder if missing, for as long as something lies in it; say in one line, with a `remedy`, where nothing
+    can be written to it, or it is none."""
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
@@ -46,36 +48,34 @@ def _writable(folder: Path, remedy: str = "") -> Iterator[None]:
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise NotADirectoryError(f"{folder}: is a file, or lies in one, and no folder") from None
         raise OSError(f"{folder}: cannot be written to ({error.strerror}){remedy}") from None
-
-
-@contextmanager
-def written_together(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder to write files to, and moves them to `folder`, made if missing, at the end; where anything
-    goes wrong before, nothing appears. What a killed process left behind is removed. Raises OSError where nothing can
-    be written to the folder, then or later, or a folder is in a file's place."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        with _writable(folder):
-            for owned in folder.glob(f".partial-*/{OWNED}"):  # nobody holds the lock of a process that is no more
-                with suppress(Timeout, OSError), FileLock(owned.with_name(LOCK), timeout=0):
-                    shutil.rmtree(owned.parent, ignore_errors=True)
-            with (
-                # another process may remove it too, in the moment after the lock's end
-                tempfile.TemporaryDirectory(dir=folder, prefix=".partial-", ignore_cleanup_errors=True) as partial,
-                FileLock(Path(partial, LOCK)),
-            ):
-                Path(partial, OWNED).touch()
-                yield Path(partial)
-                files = sorted(file for file in Path(partial).iterdir() if file.name not in (LOCK, OWNED))
-                for file in files:
-                    if (folder / file.name).is_dir():
-                        raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
-                for file in files:
-                    os.replace(file, folder / file.name)
     finally:
         for path in made:
             with suppress(OSError):  # as long as something lies there
                 path.rmdir()
+
+
+@contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """Yields a new folder to write to, and moves what is written to `folder`, made if missing, at the end; where
+    anything goes wrong before, nothing appears. What a killed process left behind is removed. Raises OSError where
+    nothing can be written to the folder, then or later, or a folder is in a file's place."""
+    with _writable(folder):
+        for owned in folder.glob(f".partial-*/{OWNED}"):  # nobody holds the lock of a process that is no more
+            with suppress(Timeout, OSError), FileLock(owned.with_name(LOCK), timeout=0):
+                shutil.rmtree(owned.parent, ignore_errors=True)
+        with (
+            # another process may remove it too, in the moment after the lock's end
+            tempfile.TemporaryDirectory(dir=folder, prefix=".partial-", ignore_cleanup_errors=True) as partial,
+            FileLock(Path(partial, LOCK)),
+        ):
+            Path(partial, OWNED).touch()
+            yield Path(partial)
+            files = sorted(file for file in Path(partial).iterdir() if file.name not in (LOCK, OWNED))
+            for file in files:
+                if (folder / file.name).is_dir():
+                    raise IsADirectoryError(f"{folder / file.name}: is a folder, and in the way of a file")
+            for file in files:
+                os.replace(file, folder / file.name)
 
 
 @contextmanager
@@ -104,25 +104,19 @@ def save_json(path: Path, content: Mapping) -> None:
 def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
     """Write rows of the same columns, at least one, as CSV: floats with 4 decimals, so that a rerun on another day
     gives the same file, and NaN as nothing."""
-
-    def cell(value):
-        return f"{value:.4f}".replace("nan", "") if isinstance(value, float) else value
-
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(rows[0])
-        table.writerows([cell(value) for value in row.values()] for row in rows)
+        table.writerows(
+            [f"{value:.4f}".replace("nan", "") if isinstance(value, float) else value for value in row.values()]
+            for row in rows
+        )
     return path
 
 
 def check_same(before: Mapping, now: Mapping, subject: str, remedy: str, group: str = "") -> None:
-    """Raises ValueError where settings that a result depends on, nested or not, differ from those of one that is there.
-
-    Args:
-        subject: what is there, for the message.
-        remedy: what else the user can do than remove it.
-        group: of which the settings are a part, with a dot after it.
-    """
+    """Raises ValueError where settings that a result depends on, nested or not, differ from those of the `subject` that
+    is there; the `remedy` is what else the user can do than remove it. Of nested ones, `group.` comes before names."""
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

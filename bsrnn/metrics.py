@@ -1,9 +1,7 @@
 """How close an estimate is to its source, in dB."""
 
-import warnings
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,11 +37,10 @@ def si_sdr(references: Tensor, estimates: Tensor) -> Tensor:
     product = (references * estimates).sum((-2, -1))
     signal = references.square().sum((-2, -1))
     closest = (product / signal)[..., None, None] * references
-    ratio = _ratio_db(closest.square().sum((-2, -1)), (closest - estimates).square().sum((-2, -1)))
-    return ratio.where(product != 0, -torch.inf).where(signal > 0, torch.nan)
+    return usdr(closest, estimates).where(product != 0, -torch.inf).where(signal > 0, torch.nan)
 
 
-def silent(signals: Tensor | np.ndarray) -> Tensor | np.ndarray:
+def silent(signals: Tensor) -> Tensor:
     """Whether a signal is silent as museval sees it: its channels sum to zero throughout. (..., C, L) to (...)."""
     few = ~signals[..., ::64].sum(-2).any(-1)  # settles it for most, which makes cSDR 1.4 x faster
     return ~signals.sum(-2).any(-1) if few.any() else few
@@ -56,17 +53,11 @@ def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tens
     than a frame is one frame. A source that is silent all the time, or whose estimate is, museval refuses: it is NaN,
     and the others are as without it.
     """
+    pair = _pair(references.cpu(), estimates.cpu())
     frame = min(sample_rate, references.shape[-1])
-    energies, pauses = [], []
-    # by numpy: cores that share such small sums wait for each other on a busy machine
-    for pair in zip(references.cpu().split(frame, -1), estimates.cpu().split(frame, -1), strict=True):
-        reference, estimate = (part.numpy() for part in _pair(*pair))
-        pauses.append([silent(reference), silent(estimate)])
-        energies.append([np.einsum("scl,scl->s", part, part) for part in (reference, estimate - reference)])
-    pauses, energies = (torch.from_numpy(np.stack(parts, -1)) for parts in (pauses, energies))  # (2, S, frames)
-    absent = pauses.all(-1).any(0)[:, None]
-    ratios = _ratio_db(*energies).masked_fill(absent | (pauses & ~absent).any((0, 1)), torch.nan)
-    return ratios[:, : references.shape[-1] // frame]  # without what is left over
+    framed = [signals.unfold(-1, frame, frame).transpose(1, 2) for signals in pair]  # (S, frames, C, frame)
+    absent, paused = (silent(reference) | silent(estimate) for reference, estimate in (pair, framed))
+    return usdr(*framed).masked_fill(absent[:, None] | paused[~absent].any(0), torch.nan)
 
 
 def csdr(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
@@ -77,8 +68,7 @@ def csdr(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
 def median(frames: Tensor) -> Tensor:
     """The median of those values of (..., frames) that are not NaN; of an even number, the mean of the two in the
     middle, also where they are infinite. NaN where there is none."""
-    with warnings.catch_warnings(action="ignore"):  # of there being none
-        return torch.as_tensor(np.nanmedian(frames, -1))
+    return (frames.nanmedian(-1).values - (-frames).nanmedian(-1).values) / 2  # torch takes the lower of the two
 
 
 def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:

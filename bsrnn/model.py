@@ -242,26 +242,27 @@ class BSRNN(nn.Module):
         masks = torch.stack([head(features) for head in self.heads.children()], 1)  # (B * C, S, F, T)
         return masks.unflatten(0, mixture.shape[:2]).transpose(1, 2)
 
+    def extractor(self) -> nn.ModuleList:
+        """What all sources share."""
+        return nn.ModuleList([self.band_split, self.band_sequence])
+
     def with_heads(self, sources: Sequence[str]) -> "BSRNN":
         """A new model with a copy of this one's extractor and new, untrained heads for `sources`."""
-        model = BSRNN(replace(self.config, sources=tuple(sources)))
-        model.band_split.load_state_dict(self.band_split.state_dict())
-        model.band_sequence.load_state_dict(self.band_sequence.state_dict())
+        model = BSRNN(replace(self.config, sources=sources))
+        model.extractor().load_state_dict(self.extractor().state_dict())
         return model
 
     def keep_heads(self, sources: Sequence[str]) -> "BSRNN":
         """Drop the heads of all sources but these, which it has. Returns self."""
-        kept = {source: self.heads.get_submodule(source) for source in sources}
-        self.config = replace(self.config, sources=tuple(sources))
-        self.heads = nn.Module()
-        for source, head in kept.items():
-            self.heads.add_module(source, head)
+        self.config = replace(self.config, sources=sources)
+        heads, self.heads = self.heads, nn.Module()
+        for source in sources:
+            self.heads.add_module(source, heads.get_submodule(source))
         return self
 
     def freeze_extractor(self) -> "BSRNN":
         """Leave only the heads trainable; the extractor then runs as in inference. Returns self."""
-        self.band_split.requires_grad_(False)
-        self.band_sequence.requires_grad_(False)
+        self.extractor().requires_grad_(False)
         return self.train(self.training)
 
     @property
@@ -273,6 +274,5 @@ class BSRNN(nn.Module):
         """Set training mode; a frozen extractor stays in evaluation, where LSTMs keep nothing for a backward pass."""
         super().train(mode)
         if self.frozen:
-            self.band_split.eval()
-            self.band_sequence.eval()
+            self.extractor().eval()
         return self

@@ -81,8 +81,8 @@ def folders(path: str | os.PathLike) -> list[Path]:
 
 def fetch(archive: Archive) -> None:
     """Fetch an archive, verify it, convert the models in it to folders in the cache, and remove it. A download that
-    broke off or was interrupted goes on the next time; after any other failure nothing is left of it. OSError if there
-    is no room or connection; ValueError if it is not the published file, or another process is fetching."""
+    broke off or was interrupted goes on the next time; one that is wrong, or filled the disk, is removed. OSError if
+    there is no room or connection; ValueError if it is not the published file, or another process is fetching."""
     folder = cache()
     part = folder / f"{archive.file}.part"
     with locked(folder / ".lock", f"{folder}: another process is fetching models: wait for it", f": {ROOM}"):
@@ -117,7 +117,7 @@ def _check_space(archive: Archive, part: Path) -> None:
 
 def _download(archive: Archive, part: Path) -> None:
     """Fetch what is missing of an archive, in as many requests as it takes while each brings something."""
-    address = os.environ.get("BSRNN_PRETRAINED_URL", ADDRESS).format(archive.file)
+    address = os.environ.get("BSRNN_PRETRAINED_URL", ADDRESS).replace("{}", archive.file)
     with tqdm(total=archive.size, desc=archive.file, unit="B", unit_scale=True, disable=None) as bar:
         while (before := _size(part)) < archive.size:
             request = urllib.request.Request(address, headers={"Range": f"bytes={before}-"} if before else {})

@@ -81,26 +81,24 @@ class Separator:
         autocast(target, bf16)  # refuses what the device lacks
         return cls([model.to(target) for model in models], hop=hop, bf16=bf16)
 
-    def __call__(self, waveform: Tensor | np.ndarray, sample_rate: int) -> dict[str, Tensor | np.ndarray]:
+    def __call__(
+        self, waveform: Tensor | np.ndarray, sample_rate: int, *, long: bool = True
+    ) -> dict[str, Tensor | np.ndarray]:
         """Separate a song that is in memory, floats (C, L) or (L,) with full scale 1, at a rate in Hz: source -> an
-        array of the same kind, shape and type, at the same rate. Raises ValueError where it is not such a waveform."""
+        array of the same kind, shape and type, at the same rate. `long` is that of `separated`. Raises ValueError where
+        it is not such a waveform."""
         song = torch.tensor(np.array(waveform)) if isinstance(waveform, np.ndarray) else waveform.detach()
         flat = torch.atleast_2d(song.cpu().float())
         if not song.is_floating_point() or song.ndim not in (1, 2) or not song.numel() or len(flat) > MOST_CHANNELS:
             raise ValueError(f"expected floats of shape (channels, samples), not {song.dtype} {tuple(song.shape)}")
         if not flat.isfinite().all():
             raise ValueError("the waveform holds samples that are not finite (NaN or infinity)")
-        stems = self.separate_tensor(flat, sample_rate, long=True)
-        stems = {source: stem.reshape(song.shape).to(song) for source, stem in stems.items()}
-        return {source: stem.numpy() if isinstance(waveform, np.ndarray) else stem for source, stem in stems.items()}
-
-    def separate_tensor(self, song: Tensor, sample_rate: int, *, long: bool = False) -> dict[str, Tensor]:
-        """Estimate the sources of a song (C, L) on the CPU by all models: source -> (C, L). See `separated`."""
         stems = {}
         for model in self.models:
             with autocast(_device(model), self.bf16):
-                stems |= separate(model, song, sample_rate, hop=self.hop, long=long)
-        return stems
+                stems |= separate(model, flat, sample_rate, hop=self.hop, long=long)
+        stems = {source: stem.reshape(song.shape).to(song) for source, stem in stems.items()}
+        return {source: stem.numpy() if isinstance(waveform, np.ndarray) else stem for source, stem in stems.items()}
 
     def separate_file(
         self,
@@ -208,8 +206,8 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 
 def _audio_files(folder: Path, out: str) -> Iterator[Path]:
-    """The audio files in a folder and below, but not in `out`, and what cannot be looked into, as a folder that is
-    locked, or a file: to tell."""
+    """The audio files in a folder and below, but not in `out`; and what cannot be listed, to tell: a folder that is
+    locked, or `folder` itself where it is a file."""
     closed = []
     for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = [name for name in folders if name[0] != "." and os.path.realpath(Path(parent, name)) != out]

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from importlib.metadata import distributions
+from importlib.metadata import version
 from pathlib import Path
 
 import lightning
@@ -21,10 +21,10 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import distributed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+import bsrnn
 from bsrnn import checkpoint, data, files, losses
 from bsrnn.config import TrainingConfig
 from bsrnn.devices import Graphed, autocast, has_graphs, torch_device
@@ -33,7 +33,7 @@ from bsrnn.model import BSRNN
 from bsrnn.separate import separate
 from bsrnn.spectral import istft, stft
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables that it sets
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # variables that it sets
 WORKERS = 4  # beside a GPU; each mixes 120 chunks of four sources a second from wav files
 LIBRARIES = ("torch", "torchaudio", "lightning", "numpy", "scipy", "soundfile", "soxr", "musdb")
 
@@ -70,12 +70,11 @@ def fit(
         dataset: a folder of songs, see data.py; validation songs are held out of the training songs.
         folder: of this run; it gets what `Epochs` says, record.json at the end, and TensorBoard's events.
         seed: of the training samples.
-        device: auto, cpu, cuda or cuda:1.
         details: what else the run depends on, such as the weights that it begins with, and its record shall say.
 
     Raises:
-        FileNotFoundError, ValueError: the data cannot be used, with a line per problem, or `folder` holds another run,
-            or one that another process trains.
+        FileNotFoundError, ValueError: data or `device` cannot be used, or `folder` holds another run, or one that
+            another process trains; a line per problem.
         FloatingPointError: a loss or gradient is not finite; says in which step and songs.
         OSError: a checkpoint cannot be written; the one before is intact.
     """
@@ -112,20 +111,19 @@ def fit(
             if rank == 0:
                 files.save_json(finished, record | {"seconds": seconds, "history": history})
             if processes > 1:
-                distributed.barrier()  # the first one has written the model
+                torch.distributed.barrier()  # the first one has written the model
     return Fitted(checkpoint.load(folder / "model"), history)
 
 
-def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) -> tuple[data.Mixes, data.WholeTracks]:
+def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) -> tuple[data.Mixes, list[data.Track]]:
     sources, problems = model.config.sources, []
     tracks = data.find_tracks(dataset, "train", config.portion, problems)
     validation = data.find_tracks(dataset, "validation", problems=problems)
-    samples = {"sample_rate": model.config.sample_rate, "chunk": model.config.chunk, "together": model.config.tac}
-    mixes = data.Mixes(tracks, sources, config, seed=seed, problems=problems, **samples) if tracks else None
-    whole = data.WholeTracks(validation, sources, config.validation_seconds, problems) if validation else None
+    mixes = data.Mixes(tracks, model.config, config, seed=seed, problems=problems) if tracks else None
+    data.check_heard(validation, sources, config.validation_seconds, problems)
     data.report(problems)
-    assert mixes and whole  # as there are no problems
-    return mixes, whole
+    assert mixes  # as there are no problems
+    return mixes, validation
 
 
 @contextmanager
@@ -138,9 +136,8 @@ def _claimed(folder: Path, settings: dict) -> Iterator[None]:
     with files.locked(folder / files.LOCK, refusal, ": make room, or set BSRNN_ROOT to another folder for runs/"):
         settings = json.loads(json.dumps(settings))
         if note.is_file():
-            known = json.loads(note.read_text())
+            known = {"init": settings.get("init"), **json.loads(note.read_text())}  # which runs did not note once
             known["training"]["workers"] = settings["training"]["workers"]  # which may change: samples do not
-            known.setdefault("init", settings.get("init"))  # which runs did not note once
             files.check_same(known, settings, f"{folder} holds a run", "choose another name")
         files.save_json(note, settings)
         yield
@@ -149,7 +146,7 @@ def _claimed(folder: Path, settings: dict) -> Iterator[None]:
 def _train(
     model: BSRNN,
     mixes: data.Mixes,
-    validation: data.WholeTracks,
+    validation: list[data.Track],
     config: TrainingConfig,
     folder: Path,
     device: torch.device,
@@ -158,20 +155,22 @@ def _train(
 ) -> tuple[list[dict], float]:
     """Train to the end, from the folder's last checkpoint if it has one: the history, and the seconds that it took."""
     sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
-    module = TrainingModule(model, config, lambda batch: [s for i in sampler.batch(batch) for s in mixes.songs(i)])
+    module = TrainingModule(
+        model, config, lambda batch: [s for i in sampler.batch(batch) for s in mixes.songs(i)], validation
+    )
     terminal = sys.stdout.isatty()  # where Lightning's bar goes
     # not finite is what the module refuses; a perfect score is infinite
     patience = EarlyStopping("validation_usdr", mode="max", patience=config.patience, check_finite=False)
     average = [WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))] if config.ema else []
-    # the average comes first, as it sees to it that the checkpoints hold the averaged weights
     clock = Timer()  # it goes on with the training
+    # the average comes first, as it sees to it that the checkpoints hold the averaged weights
     callbacks = [*average, Epochs(folder), patience, clock, *([TQDMProgressBar()] if terminal else [])]
     last, epochs = last_checkpoint(folder)
     if epochs and rank == 0:
         print(f"going on after epoch {epochs}", flush=True)
     sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
     # every process validates something, if need be what another one does: Lightning would leave it out otherwise
-    validated = [song % len(validation) for song in range(rank, max(len(validation), processes), processes)]
+    validated = range(rank, max(len(validation), processes), processes)
     by_default = min(WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
     workers = config.workers if config.workers >= 0 else by_default
     loader = DataLoader(
@@ -185,13 +184,12 @@ def _train(
     )
     logger = logging.getLogger("lightning.pytorch")
     interrupt, level, hook = signal.getsignal(signal.SIGINT), logger.level, threading.excepthook
-    threading.excepthook = lambda told: told.exc_type is OSError or hook(told)  # TensorBoard's raise it again, here
     model.train()
     if has_graphs(device):  # before DDP wraps the model
         card = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if processes > 1 else device
         mixtures = torch.stack([mixes[0][0]] * config.batch_size).to(card)
-        sample = stft(mixtures, model.config.n_fft, model.config.padding)
-        module.graphed = Graphed(model.to(card), sample, config.bf16)
+        module.graphed = Graphed(model.to(card), stft(mixtures, model.config.n_fft, model.config.padding), config.bf16)
+    threading.excepthook = lambda told: told.exc_type is OSError or hook(told)  # TensorBoard's raise it again, here
     logger.setLevel(logging.WARNING)  # Lightning's advertisements are for no log and no notebook
     try:
         with warnings.catch_warnings():
@@ -210,9 +208,7 @@ def _train(
                 logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
                 callbacks=callbacks,
             )
-            trainer.fit(
-                module, loader, DataLoader(validation, None, sampler=validated), ckpt_path=last, weights_only=True
-            )
+            trainer.fit(module, loader, validated, ckpt_path=last, weights_only=True)
     except SystemExit as end:
         signal.signal(signal.SIGINT, interrupt)
         raise (KeyboardInterrupt if end.code in (None, 1) else end) from None  # those two are Lightning's
@@ -258,9 +254,11 @@ def _placement(device: torch.device, processes: int) -> dict:
 class TrainingModule(lightning.LightningModule):
     """The training and validation step of a BSRNN, for Lightning; `songs` names those of the batch of a number."""
 
-    def __init__(self, model: BSRNN, config: TrainingConfig, songs: Callable[[int], list[str]] = lambda batch: []):
+    def __init__(
+        self, model: BSRNN, config: TrainingConfig, songs: Callable = lambda batch: [], validation: Sequence = ()
+    ):
         super().__init__()
-        self.model, self.settings, self.songs = model, config, songs
+        self.model, self.settings, self.songs, self.validation = model, config, songs, validation
         self.graphed: Graphed | None = None  # the model in training, where a card has graphs
         self.objective = losses.OBJECTIVES[config.loss]
         self.history: list[dict] = []
@@ -302,22 +300,23 @@ class TrainingModule(lightning.LightningModule):
         optimizer = torch.optim.Adam([p for p in self.model.parameters() if p.requires_grad], lr=self.settings.lr)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, self.settings.lr_decay)]
 
-    def validation_step(self, batch, _):
-        name, mixture, targets, sample_rate = batch
-        peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training, for losses of the same scale
-        mixture, targets = (mixture / peak).cpu(), (targets / peak).cpu()
+    def validation_step(self, number, _):
+        track = self.validation[number % len(self.validation)]
+        part = track.middle(self.settings.validation_seconds)
+        mixture, targets = track.read("mixture", *part), track.stems(self.model.config.sources, *part)
+        peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training by default, for losses of one scale
+        mixture, targets = mixture / peak, targets / peak
         config = self.model.config
-        estimates = torch.stack([*separate(self.model, mixture, sample_rate, hop=config.chunk).values()])
+        estimates = torch.stack([*separate(self.model, mixture, track.sample_rate, hop=config.chunk).values()])
         spectrum, target = (stft(signals, config.n_fft, config.padding) for signals in (estimates, targets))
         loss = losses.multitask(self.objective(spectrum[None], target[None], estimates[None], targets[None]))
-        self.tracks[name] = usdr(targets, estimates), loss
+        self.tracks[track.name] = usdr(targets, estimates), loss
 
     def on_validation_epoch_end(self):
-        tracks = {name: track for part in gathered(self.tracks) for name, track in part.items()}
-        if songs := sorted(name for name, (_, loss) in tracks.items() if not loss.isfinite()):
-            where = f"step {self.global_step}; songs: {', '.join(songs)}"
-            raise FloatingPointError(f"validation loss is not finite after {where}")
-        step_losses = [loss for part in gathered([float(loss) for loss in self.step_losses]) for loss in part]
+        tracks = {name: track for part in self.gathered(self.tracks) for name, track in part.items()}
+        if songs := ", ".join(sorted(name for name, (_, loss) in tracks.items() if not loss.isfinite())):
+            raise FloatingPointError(f"validation loss is not finite after step {self.global_step}; songs: {songs}")
+        step_losses = [loss for part in self.gathered([float(loss) for loss in self.step_losses]) for loss in part]
         per_source = torch.stack([scores for scores, _ in tracks.values()]).nanmean(0)
         row = {
             "epoch": self.current_epoch,
@@ -333,20 +332,18 @@ class TrainingModule(lightning.LightningModule):
         self.log("validation_usdr", row["validation_usdr"], prog_bar=True)
         self.log("loss", row["train_loss"])
 
+    def gathered(self, value: object) -> list:
+        """The value of every process."""
+        values = [value] * self.trainer.world_size
+        if len(values) > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
     def on_save_checkpoint(self, checkpoint):  # with the configuration it is also a model, see checkpoint.load
         checkpoint.update(history=self.history, config=asdict(self.model.config))
 
     def on_load_checkpoint(self, checkpoint):
         self.history = checkpoint["history"]
-
-
-def gathered(value: object) -> list:
-    """The value of every process."""
-    values = [value]
-    if distributed.is_available() and distributed.is_initialized():
-        values *= distributed.get_world_size()
-        distributed.all_gather_object(values, value)
-    return values
 
 
 class Epochs(Checkpoint):
@@ -384,6 +381,8 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
         if file.is_file():
             try:
                 return file, len(torch.load(file, map_location="cpu", weights_only=True)["history"])
+            except (PermissionError, MemoryError):  # of which it may be as it should
+                raise
             except Exception:  # torch raises what zip files and unpickling raise
                 print(f"{file} is damaged and left aside", flush=True)
     return None, 0
@@ -399,16 +398,12 @@ def epoch_line(row: dict, epochs: int) -> str:
 
 def provenance(device: torch.device) -> dict:
     """The code's version, the libraries' versions and the hardware, for the record of a run."""
-
-    def installed(name):  # a checkout need not be
-        return next((found.version for found in distributions(name=name)), None)
-
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "code": installed("bsrnn"),
+        "code": bsrnn.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
-        "libraries": {name: installed(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in LIBRARIES},
         "hardware": f"{platform.system()}, {hardware}",
         "threads": torch.get_num_threads(),
     }

@@ -111,7 +111,7 @@ def test_info(model, tmp_path, capsys):
     assert "24,917,512" in capsys.readouterr().out
     assert bsrnn("info", "open") == 0
     assert "sources         drums, bass, other, vocals" in capsys.readouterr().out
-    content = {"config": asdict(checkpoint.load_config(model)), "state_dict": checkpoint.load(model).state_dict()}
+    content = {"config": asdict(Config.read(model)), "state_dict": checkpoint.load(model).state_dict()}
     torch.save(content, tmp_path / "last.ckpt")
     for place in (model, model / "model.safetensors", tmp_path / "last.ckpt"):
         assert bsrnn("info", place) == 0

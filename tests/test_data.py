@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from bsrnn import audio, data
-from bsrnn.config import TrainingConfig
+from bsrnn.config import Config, TrainingConfig
 from bsrnn.data import STEMS, EpochSampler, Mixes, active_segments, find_tracks
 
 RATE = 8_000
@@ -108,14 +108,10 @@ def test_a_track_tells_its_rate_and_length_and_reads_parts(songs):
     assert torch.equal(stems[1], track.read("bass"))
 
 
-def test_whole_tracks(songs):
-    tracks, sources = find_tracks(songs, "test"), ("other", "drums")
+def test_the_middle_of_a_track(songs):
+    track = find_tracks(songs, "test")[1]
     for seconds, first, frames in ((0.0, 0, 16_000), (0.5, 6_000, 4_000), (100.0, 0, 16_000)):
-        whole = data.WholeTracks(tracks, sources, seconds)
-        name, mixture, targets, rate = whole[1]
-        assert (len(whole), name, rate) == (2, "song 1", RATE)
-        assert torch.equal(mixture, tracks[1].read("mixture")[:, first : first + frames])
-        assert torch.equal(targets, tracks[1].stems(sources)[..., first : first + frames])
+        assert track.middle(seconds) == (first, frames)
 
 
 def test_an_excerpt_without_a_source_is_found_before(songs):
@@ -124,11 +120,12 @@ def test_an_excerpt_without_a_source_is_found_before(songs):
         samples[4_000:12_000] = 0
         soundfile.write(songs / "test" / f"song {i}" / "bass.wav", samples, RATE, subtype="FLOAT")
     tracks = find_tracks(songs, "test")
-    assert data.WholeTracks(tracks, ("bass",), seconds=1.1)
-    with pytest.raises(ValueError, match=r"^bass is silent in all that validates: nothing to score") as error:
-        data.WholeTracks(tracks, ("bass",), seconds=1.0)
-    assert one_line(error)
-    assert data.WholeTracks(tracks, ("drums",), seconds=1.0)
+    problems = []
+    data.check_heard(tracks, ("bass",), 1.1, problems)
+    data.check_heard(tracks, ("drums",), 1.0, problems)
+    assert not problems
+    data.check_heard(tracks, ("bass",), 1.0, problems)
+    assert problems == ["bass is silent in all that validates: nothing to score"]
 
 
 # what cannot be used
@@ -160,6 +157,14 @@ def test_no_songs_or_unknown_split(empty):
     write_song(empty / "train" / "only one")  # it validates: nothing is left to train on
     with pytest.raises(ValueError, match="no songs for train"):
         find_tracks(empty, "train")
+
+
+def test_a_song_that_is_there_twice(empty):
+    write_song(empty / "test" / "song")
+    (empty / "test" / "song.stem.mp4").touch()
+    with pytest.raises(ValueError, match=r"song: is a song as a folder and as a .stem.mp4 file: remove one") as error:
+        find_tracks(empty, "test")
+    assert one_line(error)
 
 
 DAMAGE = {
@@ -266,9 +271,10 @@ def test_a_stem_shorter_than_a_segment_is_one():
 
 
 def mixes(songs, sources=STEMS, **settings):
-    defaults = {"sample_rate": RATE, "chunk": 0.2, "seed": 0, "together": False}
-    own = {name: settings.pop(name) for name in defaults.keys() & settings.keys()}
-    return Mixes(find_tracks(songs, "train"), sources, TrainingConfig(**settings), **(defaults | own))
+    model = {"sample_rate": RATE, "chunk": 0.2, "tac": False}
+    model |= {name: settings.pop(name) for name in model.keys() & settings.keys()}
+    seed = settings.pop("seed", 0)
+    return Mixes(find_tracks(songs, "train"), Config(sources, **model), TrainingConfig(**settings), seed=seed)
 
 
 def as_mixed(samples, source, index):
@@ -277,7 +283,7 @@ def as_mixed(samples, source, index):
 
 
 def test_channels_kept_together_are_those_of_the_sample(songs):
-    alone, together = (mixes(songs, together=together, drop=0.3, peak_division=False) for together in (False, True))
+    alone, together = (mixes(songs, tac=together, drop=0.3, peak_division=False) for together in (False, True))
     for index in range(10):
         (mono, targets), (stereo, pairs) = alone[index], together[index]
         assert stereo.shape == (2, 1_600) and pairs.shape == (4, 2, 1_600)
@@ -287,7 +293,7 @@ def test_channels_kept_together_are_those_of_the_sample(songs):
     for file in (songs / "train" / "song 2").iterdir():
         soundfile.write(file, soundfile.read(file)[0][:, 0], RATE)
     with pytest.raises(ValueError, match="has another number of channels than"):
-        mixes(songs, together=True)
+        mixes(songs, tac=True)
 
 
 def test_a_sample_is_a_function_of_seed_and_index(songs):
@@ -514,10 +520,11 @@ def test_a_file_that_is_damaged_says_nothing_of_silence(tmp_path):
     for name in "abc":
         write_stems(tmp_path / name, drums=1)
         soundfile.write(tmp_path / name / "drums.wav", np.full((800, 2), np.nan), RATE, subtype="FLOAT")
-    tracks = find_tracks(tmp_path, "train")
-    for read in (lambda: mixes(tmp_path, ("drums",)), lambda: data.WholeTracks(tracks, ("drums",))):
-        with pytest.raises(ValueError, match=r"^[^\n]*not finite[^\n]*(\n[^\n]*not finite[^\n]*)?$"):
-            read()
+    problems = []
+    data.check_heard(find_tracks(tmp_path, "train"), ("drums",), 0.0, problems)
+    with pytest.raises(ValueError) as error:
+        mixes(tmp_path, ("drums",))
+    assert problems and all("not finite" in line for line in [*problems, *str(error.value).splitlines()])
 
 
 def test_a_constant_stem_is_not_silent(tmp_path):
@@ -543,10 +550,10 @@ def test_hidden_files_are_not_there(tmp_path):
     assert data.fingerprint(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["a/bass.wav", "a.stem.mp4"])
+@pytest.mark.parametrize("name", ["b/bass.wav", "a.stem.mp4"])
 @pytest.mark.parametrize("circle", [True, False])
 def test_a_link_that_leads_nowhere_is_named(tmp_path, name, circle):
-    write_stems(tmp_path / "a", drums=1)
+    write_stems(tmp_path / "b", drums=1)
     (tmp_path / name).symlink_to(tmp_path / (name if circle else "missing.wav"))
     with pytest.raises(ValueError, match=rf"{name}: (no such file|cannot be read \(Too many levels.*\))$"):
         find_tracks(tmp_path, "validation")

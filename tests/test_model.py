@@ -200,6 +200,11 @@ def test_sources_are_plain_names(source):
         Config((source,))
 
 
+def test_a_name_alone_is_no_list_of_names():
+    with pytest.raises(ValueError, match=r"different names .* not 'vocals'"):
+        Config("vocals")
+
+
 def test_kept_heads():
     model = BSRNN(Config(("drums", "bass", "vocals"), n_fft=512, **SMALL)).eval()
     mixture = torch.randn(1, 2, 257, 5, dtype=torch.complex64)

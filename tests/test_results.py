@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from bsrnn import checkpoint
+from bsrnn.config import Config
 from bsrnn.evaluate import COLUMNS
 from bsrnn.files import save_json, save_rows
 from study import results, statistics
@@ -127,7 +128,7 @@ def test_the_models_in_the_repository_are_those_that_profiles_name():
     assert sum(file.stat().st_size for path in MODELS for file in path.iterdir()) < 25 * 2**20
     settings, listed = load("open")
     (run,) = (run for run in listed if run.name == settings["package"])
-    config = checkpoint.load_config(MODELS[-1])
+    config = Config.read(MODELS[-1])
     assert (config.schema, config.sources) == (run.schema, run.sources)
     assert {name: getattr(config, name) for name in run.model} == run.model
 

@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from graphs import make_graphed_callables, take_part
 
+import bsrnn
 from bsrnn import checkpoint, demo, devices, train
 from bsrnn.config import TrainingConfig
 from bsrnn.data import Mixes, find_tracks, fingerprint
@@ -368,7 +369,7 @@ def test_the_process_is_left_as_it_was(small, songs, tmp_path):
 
 
 def test_a_checkout_that_is_not_installed_has_a_record(monkeypatch):
-    monkeypatch.setattr(train, "distributions", lambda name: [])
+    monkeypatch.setattr(bsrnn, "distributions", lambda name: [])
     assert train.provenance(torch.device("cpu"))["code"] is None
 
 
@@ -394,6 +395,17 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path, capsys):
     assert train.last_checkpoint(tmp_path) == (tmp_path / "previous.ckpt", 1)
     assert f"{tmp_path / 'last.ckpt'} is damaged and left aside" in capsys.readouterr().out
     assert not (tmp_path / "made").exists()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    torch.save({"history": [{}]}, tmp_path / "last.ckpt")
+
+    def refuse(file, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(PermissionError):
+        train.last_checkpoint(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_left_aside(small, songs, tmp_path, steps, capsys):
@@ -602,7 +614,7 @@ def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, 
     config = TrainingConfig(1, max_epochs=2, epoch_size=5)
     with pytest.raises(FloatingPointError) as error:
         fit(small("drums"), songs, config, tmp_path / "run", device="cpu")
-    mixes = Mixes(find_tracks(songs, "train"), ("drums",), config, sample_rate=8_000, chunk=0.2, seed=0)
+    mixes = Mixes(find_tracks(songs, "train"), small("drums").config, config, seed=0)
     drawn = [", ".join(mixes.songs(index)) for index in (6, 7, 8)]
     assert len(set(drawn)) == 3
     assert str(error.value) == (
