@@ -16,6 +16,9 @@ try:
 except (FileNotFoundError, ValueError) as error:
     raise WorkflowError(str(error))
 RUNS = {run.name: run for run in LISTED}
+if any(run.gpu for run in LISTED):
+    import torch
+WANTED = [run.name for run in LISTED if not run.gpu or torch.cuda.is_available()]
 DATASET = config.get("data") or SETTINGS["dataset"]
 if not DATASET:
     raise WorkflowError(f"the {PROFILE} profile needs a data set: make reproduce PROFILE={PROFILE} DATA=folder")
@@ -103,7 +106,7 @@ rule listening:
 
 rule comparison:
     input:
-        [f"{DONE}/{run}.ipynb" for run in RUNS],
+        [f"{DONE}/{run}.ipynb" for run in WANTED],
         rules.listening.output,  # which leaves scores per band
     output:
         f"{DONE}/05_usdr_comparison.ipynb",

@@ -110,12 +110,15 @@ def _record(profile: str, folder: str, run: str) -> dict:
 
 def coverage(profile: str) -> pd.DataFrame:
     """How much of a profile's runs has published scores: a row per cell, a column per schema that says of how many
-    seeds, such as "2 of 3", empty where the profile has no such cell."""
+    seeds, such as "2 of 3", or why of none, empty where the profile has no such cell."""
     columns, done = list(statistics.CELL[1:]), {file.stem for file in (results(profile) / "scores").glob("*.csv")}
-    rows = [(x.experiment, x.learned, "+".join(x.sources), x.schema, x.name in done) for x in runs.load(profile)[1]]
-    seeds = pd.DataFrame(rows, columns=[*columns, "done"]).groupby(columns, sort=False)["done"].agg(["sum", "size"])
-    counts = seeds["sum"].astype(str) + " of " + seeds["size"].astype(str)
-    return counts.unstack(fill_value="", sort=False).rename_axis(columns=None).reset_index()
+    cells = pd.DataFrame(
+        (x.experiment, x.learned, "+".join(x.sources), x.schema, x.name in done, x.gpu) for x in runs.load(profile)[1]
+    ).groupby([0, 1, 2, 3], sort=False)
+    told = (cells[4].sum().astype(str) + " of " + cells.size().astype(str)).mask(
+        cells[5].any() & ~cells[4].any(), "not run: wants a GPU"
+    )
+    return told.rename_axis(columns).unstack(fill_value="", sort=False).rename_axis(columns=None).reset_index()
 
 
 def compare(profile: str) -> pd.DataFrame:

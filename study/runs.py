@@ -17,7 +17,8 @@
 
 A name with {schema} or {seed} stands for a run in each of the profile's schemas, and with each of its seeds, or of the
 run's own `seeds`; any other run says its own. What differs from the profile's `training_config` and `model_config`
-stands in `training` and `model`. A transfer has a `base_run`, whose frozen extractor its new heads are trained on.
+stands in `training` and `model`. A transfer has a `base_run`, whose frozen extractor its new heads are trained on. One
+with `gpu: true` would take a CPU days, and is made only where there is a GPU.
 
 A question compares runs of two kinds, told by what `statistics.CELL` names, on the same songs; `where` says which runs
 are meant. The questions of one topic are corrected together. All else that a study finds is exploratory. Test songs
@@ -34,7 +35,7 @@ import yaml
 from bsrnn import files
 from bsrnn.config import Config, TrainingConfig
 
-_KEYS = {"experiment", "schema", "sources", "seed", "seeds", "base_run", "training", "model"}
+_KEYS = {"experiment", "schema", "sources", "seed", "seeds", "base_run", "training", "model", "gpu"}
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,14 @@ class Run:
     base_run: str = ""  # whose extractor a transfer takes
     training: Mapping[str, object] = field(default_factory=dict, hash=False)  # all settings of it
     model: Mapping[str, object] = field(default_factory=dict, hash=False)  # all sizes of it
+    gpu: bool = False  # whether it wants one
 
 
 def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]]:
-    """The settings of a profile, and its runs in the order in which it lists them.
-
-    Args:
-        profile: name of a file in profiles/.
-        seeds: in place of the profile's, as numbers or text.
-
-    Raises:
-        FileNotFoundError: there is no such profile.
-        ValueError: a run lacks something, has something unknown, has a base that the profile has not, or is the same as
-            another.
-    """
+    """The settings of a profile, a file in profiles/, and its runs in the order in which it lists them, with `seeds`,
+    as numbers or text, in place of the profile's. Raises FileNotFoundError where there is no such profile, and
+    ValueError where a run lacks something, has something unknown, or a base that the profile has not, or is the same as
+    another."""
     folder = files.root() / "profiles"
     if not (folder / f"{profile}.yaml").is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
@@ -86,5 +81,5 @@ def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]
             training = settings["training_config"] | entry.get("training", {})
             model = settings["model_config"] | entry.get("model", {})
             TrainingConfig(**training), Config(entry["sources"], schema, **model).bins()
-            runs[name], cells[cell] = Run(name, *cell, base, training, model), name
+            runs[name], cells[cell] = Run(name, *cell, base, training, model, entry.get("gpu", False)), name
     return settings, list(runs.values())

@@ -50,6 +50,7 @@ def test_a_name_stands_for_a_run_per_schema_and_seed(load):
     assert (found["base-joint-drums-1"].schema, found["base-joint-drums-1"].learned) == ("joint", "drums")
     assert (found["longer"].seed, found["longer"].training["lr"], found["longer"].base_run) == (7, 0.2, "")
     assert {run.seed for run in load(seeds=[5]) if run.name != "longer"} == {5}
+    assert [run.name for run in load(entry(gpu=True)) if run.gpu] == ["one"]
 
 
 def entry(**change):
@@ -81,7 +82,7 @@ def test_no_profile(load):
 
 
 @pytest.mark.parametrize(
-    ("profile", "count"), [("demo", 18), ("open-1", 76), ("open", 103), ("musdb", 18), ("large", 18)]
+    ("profile", "count"), [("demo", 18), ("open-1", 76), ("open", 111), ("musdb", 18), ("large", 18)]
 )
 def test_the_profiles_list_the_runs_that_are_published(profile, count, monkeypatch):
     monkeypatch.setenv("BSRNN_ROOT", str(ROOT))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from study import runs
@@ -54,6 +55,12 @@ def test_a_transfer_waits_for_its_base_and_fewer_seeds_can_be_asked_for():
     done = plan("profile=demo", "seeds=[1]")
     assert jobs(done)["train"] == 6
     assert re.search(r"input: .*notebooks/base-v7-drums-1.ipynb\n +output: .*transfer-v7-drums-", done.stdout)
+
+
+def test_what_wants_a_gpu_is_made_where_there_is_one(monkeypatch):
+    monkeypatch.setenv("BSRNN_ROOT", str(ROOT))
+    wanted = [run for run in runs.load("open")[1] if not run.gpu or torch.cuda.is_available()]
+    assert jobs(plan("profile=open", "data=some folder"))["train"] == len(wanted)
 
 
 @pytest.mark.parametrize(
