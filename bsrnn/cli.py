@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
+from bsrnn import pretrained
 from bsrnn.config import CONFIGS, FORMATS, LOUDNESS, MOST_SEED, SPLITS, Config, TrainingConfig, describe, named_config
 
 EXIT_USER_ERROR = 2
@@ -27,8 +28,6 @@ def path(text: str) -> Path:
 
 def there(text: str) -> Path:
     """A path of what is there, or the name of a model or of songs: told now, as the imports take seconds."""
-    from bsrnn import pretrained
-
     if text and not (os.path.exists(text) or text == "demo" or pretrained.models(text)):
         raise FileNotFoundError(f"{text}: no such file or folder")
     return path(text)
@@ -210,7 +209,7 @@ def train(args: argparse.Namespace) -> None:
     config = named_config(args.config) if args.config else None
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Lightning imports it, and a home may be read-only
-    from bsrnn import checkpoint, data, devices, files, pretrained, train
+    from bsrnn import checkpoint, data, devices, files, train
     from bsrnn.model import BSRNN
 
     devices.keep_memory()
@@ -300,26 +299,20 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
-    from bsrnn import pretrained
-
     if args.model is None:
         print("\n".join(CONFIGS))
         return
     place = Path(args.model) if os.path.exists(args.model) else pretrained.place(args.model)
-    if place.is_dir():  # without torch, whose import takes seconds
-        config = Config.read(place)
-    elif place.exists():
+    if place.is_file():
         from bsrnn import checkpoint
 
         config = checkpoint.load(place).config
-    else:
-        config = named_config(args.model)
+    else:  # without torch, whose import takes seconds
+        config = Config.read(place) if place.is_dir() else named_config(args.model)
     print(describe(config))
 
 
 def models(args: argparse.Namespace) -> None:
-    from bsrnn import pretrained
-
     print(pretrained.table())
 
 
