@@ -77,12 +77,7 @@ def digest(*modules: nn.Module) -> str:
 
 def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
     """Configuration and weights in a file of torch.save: those that a training would keep, where it is a checkpoint."""
-    try:
-        content = _unpacked(file, weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{file} holds more than tensors, or is damaged: refused, nothing in it was run") from None
-    except Exception:  # torch raises what zip files raise
-        raise ValueError(f"{file} is damaged, or no checkpoint") from None
+    content = _unpacked(file, weights_only=True)
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ValueError(f"{file} is of another architecture: it holds no state dict")
@@ -92,24 +87,35 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
 
 def _unpacked(file: Path, **options):
     """What torch.load makes of a file of torch.save: of no program, which it would run, and of nothing compressed, as
-    torch stores plainly, and such a thing may have no end."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.filename.endswith("constants.pkl") for entry in entries):
-        raise pickle.UnpicklingError
-    return torch.load(file, "cpu", **options)
+    torch stores plainly, and such a thing may have no end. ValueError if it is refused."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+        if any(item.compress_type != zipfile.ZIP_STORED or item.filename.endswith("constants.pkl") for item in entries):
+            raise pickle.UnpicklingError
+        return torch.load(file, "cpu", **options)
+    except OSError:
+        raise
+    except Exception:  # torch raises what zip files and pickles raise
+        reasons = "holds more than tensors, or is damaged, or no checkpoint"
+        raise ValueError(f"{file} {reasons}: refused, nothing in it was run") from None
 
 
 def convert(file: Path, config: Config) -> BSRNN:
     """Convert a checkpoint of Lightning by the program of Magron, Serizel & Douwes (arXiv 2603.09187), whose heads are
     in the order of `config.sources`, with the errors of `load`. Nothing in the file is ever executed."""
-    theirs = _read_foreign(file)
+    content = _unpacked(file, pickle_module=_Restricted, weights_only=False, mmap=True)
     try:
+        kept = {name: w.detach() for name, w in content["state_dict"].items() if not name.endswith("transf.window")}
+        # convolutions of width 1 as matrices
+        theirs = {name: w.flatten(1) if w.ndim > 2 and w.shape[-1] == 1 else w for name, w in kept.items()}
         ours = _translated(theirs, config) | theirs  # of which nothing should be left
     except KeyError as error:
         raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None
     except (RuntimeError, ValueError) as error:  # the former of shapes
         raise ValueError(f"{file} is of another architecture: {error}") from None
+    except (AttributeError, TypeError):  # as it holds something else
+        raise ValueError(f"{file} is damaged, or no checkpoint of Lightning") from None
     return _with_weights(config, ours, file)
 
 
@@ -132,19 +138,6 @@ class _Restricted:
         def find_class(self, module, name):
             admitted = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
             return super().find_class(module, name) if f"{module}.{name}" in admitted else _Inert
-
-
-def _read_foreign(file: Path) -> dict[str, Tensor]:
-    """The state dict in a file of torch.save, without windows, and with convolutions of width 1 as matrices; whatever
-    else the file holds is not built."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: is no file")
-    try:
-        weights = _unpacked(file, pickle_module=_Restricted, weights_only=False, mmap=True)["state_dict"]
-        kept = {name: value.detach() for name, value in weights.items() if not name.endswith("transf.window")}
-        return {name: w.flatten(1) if w.ndim > 2 and w.shape[-1] == 1 else w for name, w in kept.items()}
-    except Exception:  # torch raises what zip files and pickles raise
-        raise ValueError(f"{file} is damaged, or no checkpoint of Lightning") from None
 
 
 _RENAMED = (  # of theirs, what only has another name with us; one after the other
