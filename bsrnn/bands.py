@@ -27,17 +27,13 @@ class BandSchema:
             raise ValueError(f"band schema {self.name!r}: edges must be positive and ascending")
 
     def bins(self, sample_rate: int, n_fft: int, convention: str = "centre") -> tuple[tuple[int, int], ...]:
-        """Half-open bin ranges, one per band, that partition [0, n_fft // 2 + 1).
+        """Half-open bin ranges, one per band, that partition the F = n_fft // 2 + 1 bins at a sample rate in Hz. Bands
+        that hold no bin (narrower than the STFT's resolution, or above Nyquist) vanish.
 
-        The paper does not say how Hz become bins, so there are two conventions. Bands that hold no bin (narrower than
-        the STFT's resolution, or above Nyquist) vanish, so there can be fewer ranges than bands.
-
-        Args:
-            sample_rate: in Hz, above 0.
-            n_fft: FFT size in samples, at least 2.
-            convention: "centre", our choice: a bin belongs to the band in which its centre frequency lies. "floor",
-                the authors' public code: a band of W Hz has floor(W / Nyquist * F) of the F bins, and the last has the
-                rest; edges then drift downwards, V7's last one from 20 to 19.6 kHz at 44.1 kHz and 2048.
+        The paper does not say how Hz become bins. By the convention "centre", our choice, a bin belongs to the band in
+        which its centre frequency lies. By "floor", that of the authors' public code, a band of W Hz has
+        floor(W / Nyquist * F) bins, and the last has the rest; edges then drift downwards, V7's last one from 20 to
+        19.6 kHz at 44.1 kHz and 2048.
         """
         count = n_fft // 2 + 1
         # the tolerance keeps what is a whole number of bins from being rounded past it
@@ -88,10 +84,9 @@ PAPER_SCHEMAS["vocals"] = PAPER_SCHEMAS["other"] = PAPER_SCHEMAS["v7"]
 def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
     """Bands evenly spaced on the note axis, one schema for every instrument (Refined BSRNN; not in the paper).
 
-    Of the notes of `divisions` per octave, an even number, within hearing (20 Hz to 20 kHz, A4 = 440 Hz), those that
-    lie halfway between the notes of `divisions` / 2 per octave are candidates: with 24, the quarter tones that are not
-    semitones, so that every semitone lies within a band. `bands` of them, evenly by index, are upper edges; one more
-    band reaches Nyquist.
+    Of the notes of `divisions` per octave, an even number, within hearing (20 Hz to 20 kHz), every second is a
+    candidate: with 24, the quarter tones that are not semitones, so that every semitone lies within a band. `bands` of
+    them, evenly by index, are upper edges; one more band reaches Nyquist.
     """
     if divisions < 2 or divisions % 2:
         raise ValueError(f"divisions per octave must be even and at least 2, not {divisions}")

@@ -23,9 +23,9 @@ def _uniform(*shape: int, fan_in: int | Tensor) -> nn.Parameter:
 
 
 class SequenceNorm(nn.Module):
-    """Group norm with one group, over the sequence (first axis) and the features (last), with one gain and bias per
-    feature: "group norm" in the paper, these axes in the authors' code. `shape` is that of gain and bias: the features
-    last, after axes of 1 for those that share them; `eps` is added to the variance."""
+    """Group norm with one group, over the sequence (first axis) and the features (last): "group norm" in the paper,
+    these axes in the authors' code. `shape` is that of gain and bias: the features last, after axes of 1 for those that
+    share them."""
 
     def __init__(self, *shape: int, eps: float):
         super().__init__()
@@ -42,12 +42,9 @@ class SequenceNorm(nn.Module):
 
 
 class BandSplit(nn.Module):
-    """Each band of the spectrogram -> norm -> linear -> N features (section III-A).
-
-    The norm is a group norm with one group, over the band's bins, real and imaginary parts and all frames, with one
-    gain and bias per bin and part: the paper says "layer norm", the authors' public code does this. The linear layer
-    sees real and imaginary parts side by side, as in the paper.
-    """
+    """Each band of the spectrogram, real and imaginary parts side by side -> norm -> linear -> N features (section
+    III-A). The norm is over the band's bins, parts and all frames, with one gain and bias per bin and part: the paper
+    says "layer norm", the authors' public code does this."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -70,11 +67,8 @@ class BandSplit(nn.Module):
 
 
 class ResidualRNN(nn.Module):
-    """Norm -> BLSTM -> linear, plus the input (section III-B), along the first axis of (sequence, ..., N).
-
-    The BLSTM has one layer (24 in all in section IV-A4); the linear layer joins its two directions.
-    There is no dropout, as in the paper.
-    """
+    """Norm -> BLSTM of one layer -> linear, plus the input (section III-B), along the first axis of (sequence, ..., N).
+    There is no dropout, as in the paper."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -88,11 +82,8 @@ class ResidualRNN(nn.Module):
 
 
 class TAC(nn.Module):
-    """Transform, average, concatenate: what the channels have to tell each other, any number of them, plus the input.
-
-    Of every frame and band by itself, with one slope for all activations. Not in the paper; as in Magron, Serizel &
-    Douwes, arXiv 2603.09187.
-    """
+    """Transform, average, concatenate: what the channels have to tell each other, any number of them, plus the input;
+    of every frame and band by itself, with one slope for all activations. Not in the paper; as in arXiv 2603.09187."""
 
     def __init__(self, feature_dim: int):
         super().__init__()
@@ -110,12 +101,10 @@ class TAC(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention along time, of every channel by itself, plus the input.
-
-    A token is a frame with all its bands; tokens have no positions, and each sees all. The heads have `attention_dim`
-    features of queries and keys for each band, and share N as values. A projection to these, and of the result, ends in
-    a norm over all features and bands of a frame. Not in the paper; as in arXiv 2603.09187.
-    """
+    """Multi-head attention along time, of every channel by itself, plus the input. A token is a frame with all its
+    bands, without a position. The heads have `attention_dim` features of queries and keys for each band, and share N as
+    values. A projection to these, and of the result, ends in a norm over all features and bands of a frame. Not in the
+    paper; as in arXiv 2603.09187."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -178,10 +167,8 @@ class BandLinear(nn.Module):
 class MaskEstimation(nn.Module):
     """Features of each band -> norm -> MLP with tanh -> GLU -> complex mask of the band's bins (section III-C).
 
-    The norm is that of the RNNs, with a gain and bias per band, as in the authors' code, which has a group norm with
-    one group everywhere. The GLU (section IV-A4) has no activation but its gate. Its layout is not in the paper; our
-    choice: per bin two values (real, imaginary), then their two gates. The MLP has one hidden layer in the paper's
-    text, and two in the authors' later code.
+    The norm is that of the RNNs, with a gain and bias per band, as in the authors' code. The GLU (section IV-A4) has no
+    activation but its gate; its layout is our choice: per bin two values (real, imaginary), then their two gates.
     """
 
     def __init__(self, config: Config):
@@ -206,12 +193,9 @@ class MaskEstimation(nn.Module):
 
 
 class BSRNN(nn.Module):
-    """Band-Split RNN with one mask estimation per source.
-
-    `band_split` and `band_sequence` are the extractor, shared by all sources; `heads` holds the `MaskEstimation` of
-    each source by its name: ValueError for one that torch's modules have a use for, such as "forward". One source is
-    the paper's model; several are multi-task learning.
-    """
+    """Band-Split RNN: `band_split` and `band_sequence` are the extractor, shared by all sources; `heads` holds the
+    `MaskEstimation` of each by its name: ValueError for one that torch's modules have a use for, such as "forward". One
+    source is the paper's model; several are multi-task learning."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -225,11 +209,8 @@ class BSRNN(nn.Module):
             self.heads.add_module(source, MaskEstimation(config))
 
     def forward(self, mixture: Tensor) -> Tensor:
-        """Mask times mixture, for every source in the order of `config.sources`.
-
-        (B, C, F, T) complex, of any number of channels and frames -> (B, S, C, F, T) complex. Without TAC, channels are
-        separated one by one, with the same weights, as in the paper.
-        """
+        """Mask times mixture, for every source in the order of `config.sources`: (B, C, F, T) complex, of any number of
+        channels and frames -> (B, S, C, F, T) complex."""
         return self.masks(mixture) * mixture[:, None]
 
     def masks(self, mixture: Tensor) -> Tensor:
@@ -273,6 +254,5 @@ class BSRNN(nn.Module):
     def train(self, mode: bool = True) -> "BSRNN":
         """Set training mode; a frozen extractor stays in evaluation, where LSTMs keep nothing for a backward pass."""
         super().train(mode)
-        if self.frozen:
-            self.extractor().eval()
+        self.extractor().train(mode and not self.frozen)
         return self

@@ -1,9 +1,8 @@
 """Bands of unlike width as a few batched products.
 
-Parameters that belong to bands of different widths are stored by bin, without padding. A `PackedBands` gathers bins
-into a few groups of bands of similar width and computes each group in one batched product, so that the number of
-operations does not depend on the number of bands. Beside a loop over bands, this makes a training step of the paper's
-model 1.0 to 1.4 times as fast on a CPU, and 1.08 to 1.12 times on a GPU where the step is one CUDA graph.
+Parameters are stored by bin, without padding, and each group of bands of similar width is one product, so that the
+number of operations does not depend on that of bands. Beside a loop over bands, this makes a training step of the
+paper's model 1.0 to 1.4 times as fast on a CPU, and 1.08 to 1.12 times on a GPU where the step is one CUDA graph.
 """
 
 from collections.abc import Sequence
