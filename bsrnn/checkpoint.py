@@ -112,8 +112,8 @@ def convert(file: Path, config: Config) -> BSRNN:
         ours = _translated(theirs, config) | theirs  # of which nothing should be left
     except KeyError as error:
         raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None
-    except (RuntimeError, ValueError) as error:  # the former of shapes
-        raise ValueError(f"{file} is of another architecture: {error}") from None
+    except (RuntimeError, ValueError) as error:  # the former of shapes, at times with a stack after its first line
+        raise ValueError(f"{file} is of another architecture: {str(error).splitlines()[0]}") from None
     except (AttributeError, TypeError):  # as it holds something else
         raise ValueError(f"{file} is damaged, or no checkpoint of Lightning") from None
     return _with_weights(config, ours, file)
@@ -168,7 +168,7 @@ def _translated(theirs: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
         if value.ndim == 4:  # gain or bias of an attention's norm, (1, D, 1, K)
             value = value.permute(3, 0, 2, 1)
         if new in ours and not torch.equal(value, ours[new]):  # of a TAC's activation, which is there three times
-            raise ValueError(f"the slopes in {name.rpartition('tac_module')[0]}tac_module differ")
+            raise ValueError(f"the slopes in {name.rpartition('.')[0]!r} differ")
         ours[new] = value
 
     bands = [  # theirs around the number of a band, ours, and a band's layout: they have all real parts first
