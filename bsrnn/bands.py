@@ -84,9 +84,9 @@ PAPER_SCHEMAS["vocals"] = PAPER_SCHEMAS["other"] = PAPER_SCHEMAS["v7"]
 def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
     """Bands evenly spaced on the note axis, one schema for every instrument (Refined BSRNN; not in the paper).
 
-    Of the notes of `divisions` per octave, an even number, within hearing (20 Hz to 20 kHz), every second is a
-    candidate: with 24, the quarter tones that are not semitones, so that every semitone lies within a band. `bands` of
-    them, evenly by index, are upper edges; one more band reaches Nyquist.
+    Of the notes of `divisions` per octave, an even number, within hearing (20 Hz to 20 kHz, A4 = 440 Hz), every
+    second is a candidate: with 24, the quarter tones that are not semitones, so that every semitone lies within a band.
+    `bands` of them, evenly by index, are upper edges; one more band reaches Nyquist.
     """
     if divisions < 2 or divisions % 2:
         raise ValueError(f"divisions per octave must be even and at least 2, not {divisions}")

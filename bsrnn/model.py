@@ -210,7 +210,8 @@ class BSRNN(nn.Module):
 
     def forward(self, mixture: Tensor) -> Tensor:
         """Mask times mixture, for every source in the order of `config.sources`: (B, C, F, T) complex, of any number of
-        channels and frames -> (B, S, C, F, T) complex."""
+        channels and frames -> (B, S, C, F, T) complex. Without TAC, channels are separated one by one, with the same
+        weights, as in the paper."""
         return self.masks(mixture) * mixture[:, None]
 
     def masks(self, mixture: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 import errno
+import importlib.metadata
 import json
 import logging
 import math
@@ -16,7 +17,6 @@ import torch
 from filelock import FileLock
 from graphs import make_graphed_callables, take_part
 
-import bsrnn
 from bsrnn import checkpoint, demo, devices, train
 from bsrnn.config import TrainingConfig
 from bsrnn.data import Mixes, find_tracks, fingerprint
@@ -369,7 +369,7 @@ def test_the_process_is_left_as_it_was(small, songs, tmp_path):
 
 
 def test_a_checkout_that_is_not_installed_has_a_record(monkeypatch):
-    monkeypatch.setattr(bsrnn, "distributions", lambda name: [])
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: [])
     assert train.provenance(torch.device("cpu"))["code"] is None
 
 
