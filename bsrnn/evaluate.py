@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -310,17 +310,18 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
     return Estimator(Path(os.path.abspath(folder)).name, tuple(names), read, {"files": states})
 
 
-def _mismatches(estimate: audio.Recording, track: Track) -> Iterator[str]:
+def _mismatches(estimate: audio.Recording, track: Track) -> list[str]:
     """What keeps an estimate from being scored, a line each."""
-    file, rate, excess = estimate.path, estimate.sample_rate, estimate.length - track.length
-    if estimate.channels != track.channels:
-        yield f"{file}: has {estimate.channels} channels, its song {track.channels}: convert it"
-    if rate != track.sample_rate:  # and so another length
-        yield f"{file}: has a sample rate of {rate} Hz, not {track.sample_rate} as its song: resample it"
-    elif excess:
-        what, cure = ("longer", "cut") if excess > 0 else ("shorter", "pad")
-        count = f"{abs(excess)} sample{'s' * (abs(excess) > 1)}"
-        yield f"{file}: is {count} {what} than its song: see that both start together, then {cure} its end"
+    channels, rate, excess = estimate.channels, estimate.sample_rate, estimate.length - track.length
+    count = f"{abs(excess)} sample{'s' * (abs(excess) > 1)} {'longer' if excess > 0 else 'shorter'}"
+    remedy = f"see that both start together, then {'cut' if excess > 0 else 'pad'} its end"
+    wrong = {
+        f"has {channels} channels, its song {track.channels}: convert it": channels != track.channels,
+        f"has a sample rate of {rate} Hz, not {track.sample_rate} as its song: resample it": rate != track.sample_rate,
+        # where the rates differ, so do the lengths
+        f"is {count} than its song: {remedy}": rate == track.sample_rate and excess,
+    }
+    return [f"{estimate.path}: {problem}" for problem, holds in wrong.items() if holds]
 
 
 def baselines(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Estimator]:
