@@ -351,7 +351,7 @@ class Mixes(Dataset):
         problems: list[str] | None = None,
     ):
         check_sources(model.sources, tracks)
-        self.model, self.config, self.seed, self.num_songs = model, config, seed, len(tracks)
+        self.model, self.config, self.seed = model, config, seed
         self.channels = tracks[0].channels if model.tac else 1
         self.segments = {source: [] for source in tracks[0].sources}
         self.factors = {}  # that bring the stems of songs to one level

@@ -81,7 +81,13 @@ def fit(
     target = torch_device(device)
     autocast(target, config.bf16)  # refuses what the device lacks
     rank, processes = _processes()
-    mixes, validation = _datasets(model, dataset, config, seed)
+    problems = []
+    tracks = data.find_tracks(dataset, "train", config.portion, problems)
+    validation = data.find_tracks(dataset, "validation", problems=problems)
+    mixes = data.Mixes(tracks, model.config, config, seed=seed, problems=problems) if tracks else None
+    data.check_heard(validation, model.config.sources, config.validation_seconds, problems)
+    data.report(problems)
+    assert mixes  # as there are no problems
     settings = {
         "model": asdict(model.config),
         "training": asdict(config),
@@ -96,7 +102,7 @@ def fit(
         **settings,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "bands": len(model.config.bins()),
-        "songs": {"train": mixes.num_songs, "validation": len(validation)},
+        "songs": {"train": len(tracks), "validation": len(validation)},
         "processes": processes,
         **provenance(target),
     }
@@ -113,17 +119,6 @@ def fit(
             if processes > 1:
                 torch.distributed.barrier()  # the first one has written the model
     return Fitted(checkpoint.load(folder / "model"), history)
-
-
-def _datasets(model: BSRNN, dataset: Path, config: TrainingConfig, seed: int) -> tuple[data.Mixes, list[data.Track]]:
-    sources, problems = model.config.sources, []
-    tracks = data.find_tracks(dataset, "train", config.portion, problems)
-    validation = data.find_tracks(dataset, "validation", problems=problems)
-    mixes = data.Mixes(tracks, model.config, config, seed=seed, problems=problems) if tracks else None
-    data.check_heard(validation, sources, config.validation_seconds, problems)
-    data.report(problems)
-    assert mixes  # as there are no problems
-    return mixes, validation
 
 
 @contextmanager
@@ -301,22 +296,25 @@ class TrainingModule(lightning.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, self.settings.lr_decay)]
 
     def validation_step(self, number, _):
-        track = self.validation[number % len(self.validation)]
-        part = track.middle(self.settings.validation_seconds)
-        mixture, targets = track.read("mixture", *part), track.stems(self.model.config.sources, *part)
-        peak = max(mixture.abs().max(), targets.abs().max(), 1e-8)  # as in training by default, for losses of one scale
-        mixture, targets = mixture / peak, targets / peak
         config = self.model.config
+        track = self.validation[number % len(self.validation)]
+        song = track.stems(("mixture", *config.sources), *track.middle(self.settings.validation_seconds))
+        song = song / song.abs().max().clamp_min(1e-8)  # as in training by default, for losses of one scale
+        mixture, targets = song[0], song[1:]
         estimates = torch.stack([*separate(self.model, mixture, track.sample_rate, hop=config.chunk).values()])
         spectrum, target = (stft(signals, config.n_fft, config.padding) for signals in (estimates, targets))
         loss = losses.multitask(self.objective(spectrum[None], target[None], estimates[None], targets[None]))
         self.tracks[track.name] = usdr(targets, estimates), loss
 
     def on_validation_epoch_end(self):
-        tracks = {name: track for part in self.gathered(self.tracks) for name, track in part.items()}
+        # of every process: its part of the songs, and the losses of its steps
+        parts = [(self.tracks, [float(loss) for loss in self.step_losses])] * self.trainer.world_size
+        if len(parts) > 1:
+            torch.distributed.all_gather_object(parts, parts[0])
+        tracks = {name: track for songs, _ in parts for name, track in songs.items()}
         if songs := ", ".join(sorted(name for name, (_, loss) in tracks.items() if not loss.isfinite())):
             raise FloatingPointError(f"validation loss is not finite after step {self.global_step}; songs: {songs}")
-        step_losses = [loss for part in self.gathered([float(loss) for loss in self.step_losses]) for loss in part]
+        step_losses = [loss for _, steps in parts for loss in steps]
         per_source = torch.stack([scores for scores, _ in tracks.values()]).nanmean(0)
         row = {
             "epoch": self.current_epoch,
@@ -324,20 +322,16 @@ class TrainingModule(lightning.LightningModule):
             "train_loss": sum(step_losses) / len(step_losses),
             "validation_loss": float(torch.stack([loss for _, loss in tracks.values()]).mean()),
             "validation_usdr": float(per_source.mean()),
+            **{
+                f"validation_usdr/{source}": float(x)
+                for source, x in zip(self.model.config.sources, per_source, strict=True)
+            },
         }
-        names = [f"validation_usdr/{source}" for source in self.model.config.sources]
-        self.history.append(row | dict(zip(names, per_source.tolist(), strict=True)))
+        self.history.append(row)
         self.step_losses.clear()
         self.tracks.clear()
         self.log("validation_usdr", row["validation_usdr"], prog_bar=True)
         self.log("loss", row["train_loss"])
-
-    def gathered(self, value: object) -> list:
-        """The value of every process."""
-        values = [value] * self.trainer.world_size
-        if len(values) > 1:
-            torch.distributed.all_gather_object(values, value)
-        return values
 
     def on_save_checkpoint(self, checkpoint):  # with the configuration it is also a model, see checkpoint.load
         checkpoint.update(history=self.history, config=asdict(self.model.config))
