@@ -1,4 +1,4 @@
-"""What training minimizes."""
+"""What training minimizes: one of `OBJECTIVES`, summed over a model's sources (L_MTL of Refined BSRNN)."""
 
 from torch import Tensor
 
@@ -30,8 +30,3 @@ def noise_to_signal(estimates: Tensor, targets: Tensor, waveforms: Tensor, targe
 
 
 OBJECTIVES = {"l1": objective, "snr": noise_to_signal}
-
-
-def multitask(losses: Tensor) -> Tensor:
-    """L_MTL: the sum of the sources' losses (S,) (Refined BSRNN; not in the paper)."""
-    return losses.sum()

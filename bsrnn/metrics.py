@@ -10,10 +10,6 @@ from bsrnn.spectral import stft
 AUDIBLE = 1e-6  # of a track's energy: a band that holds less has none, as far as its SDR goes; our choice
 
 
-def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
-    return 10 * torch.log10(signal / noise)
-
-
 def _pair(references: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
     if references.shape != estimates.shape:
         raise ValueError(f"references {tuple(references.shape)} and estimates {tuple(estimates.shape)} differ in shape")
@@ -25,8 +21,8 @@ def usdr(references: Tensor, estimates: Tensor) -> Tensor:
     (...) in dB. As in the Music Demixing Challenge 2021, without its small constants: a silent reference gives NaN, a
     perfect estimate infinity, and silence as an estimate 0 dB."""
     references, estimates = _pair(references, estimates)
-    signal = references.square().sum((-2, -1))
-    return _ratio_db(signal, (references - estimates).square().sum((-2, -1))).where(signal > 0, torch.nan)
+    signal, noise = (x.square().sum((-2, -1)) for x in (references, references - estimates))
+    return 10 * torch.log10(signal / noise).where(signal > 0, torch.nan)
 
 
 def si_sdr(references: Tensor, estimates: Tensor) -> Tensor:
@@ -109,7 +105,7 @@ def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[
         return torch.stack([bins[..., low:high].sum(-1) for low, high in ranges], -1), bins.sum(-1, keepdim=True)
 
     (signal, whole), (noise, _) = energies(references), energies(references - estimates)
-    return _ratio_db(signal, noise).where((signal > 0) & (signal >= AUDIBLE * whole), torch.nan)
+    return 10 * torch.log10(signal / noise).where((signal > 0) & (signal >= AUDIBLE * whole), torch.nan)
 
 
 def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
@@ -124,4 +120,4 @@ def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) ->
     power = (references - estimates).square().sum(-2)
     seconds = torch.nn.functional.pad(power, (0, -power.shape[-1] % sample_rate)).unflatten(-1, (-1, sample_rate))
     mean = references.square().sum((-2, -1))[..., None] * sample_rate / references.shape[-1]
-    return _ratio_db(seconds.sum(-1), mean).where(mean > 0, torch.nan)
+    return 10 * torch.log10(seconds.sum(-1) / mean).where(mean > 0, torch.nan)

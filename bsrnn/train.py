@@ -269,7 +269,7 @@ class TrainingModule(lightning.LightningModule):
         n_fft, padding = self.model.config.n_fft, self.model.config.padding
         estimates = (self.graphed or self.model)(stft(mixture, n_fft, padding))
         waveforms = istft(estimates, n_fft, mixture.shape[-1])
-        loss = losses.multitask(self.objective(estimates, stft(targets, n_fft, padding), waveforms, targets))
+        loss = self.objective(estimates, stft(targets, n_fft, padding), waveforms, targets).sum()
         self.step_losses.append(loss.detach())
         self.log("step_loss", loss, prog_bar=True)
         return loss
@@ -303,7 +303,7 @@ class TrainingModule(lightning.LightningModule):
         mixture, targets = song[0], song[1:]
         estimates = torch.stack([*separate(self.model, mixture, track.sample_rate, hop=config.chunk).values()])
         spectrum, target = (stft(signals, config.n_fft, config.padding) for signals in (estimates, targets))
-        loss = losses.multitask(self.objective(spectrum[None], target[None], estimates[None], targets[None]))
+        loss = self.objective(spectrum[None], target[None], estimates[None], targets[None]).sum()
         self.tracks[track.name] = usdr(targets, estimates), loss
 
     def on_validation_epoch_end(self):

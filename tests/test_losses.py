@@ -47,7 +47,3 @@ def test_the_other_objective_is_the_negative_sdr_of_every_sample():
     quiet = (0.01 * waveforms).requires_grad_()  # a gradient that does not depend on how loud a sample is
     losses.noise_to_signal(quiet, quiet, quiet, 0.01 * target_waveforms).sum().backward()
     assert quiet.grad.isfinite().all()
-
-
-def test_multitask_loss_is_the_sum():
-    assert float(losses.multitask(torch.tensor([1.0, 2.5, 4.0]))) == 7.5
