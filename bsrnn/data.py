@@ -94,15 +94,12 @@ def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str
     """The songs of a split (train, validation or test) of the data set in a folder, sorted by name, each checked.
 
     Validation songs are taken from the training songs: those that a validation.txt names, or those of musdb's own list,
-    or, where none of them is there, every sixth. A folder without train/ and test/ has training songs only.
+    or, where none of them is there, every sixth. A folder without train/ and test/ has training songs only. Raises
+    FileNotFoundError where the folder or its train/ or test/ is missing, and ValueError where it has no songs.
 
     Args:
         portion: share of the songs to use, 0 (exclusive) to 1; the first ones, at least one.
-        problems: gets a line for everything that is wrong with the songs, which are left out; None raises them.
-
-    Raises:
-        FileNotFoundError: the folder or its train/ or test/ is missing.
-        ValueError: songs that cannot be used, one line each; or there are none.
+        problems: gets a line for all that is wrong with songs, which are left out; None raises ValueError of them.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
@@ -140,9 +137,8 @@ def report(found: Sequence[str], problems: list[str] | None = None) -> None:
 
 def _visible(folder: Path, patterns: Sequence[str] = ("*",)) -> list[Path]:
     """What lies in a folder, sorted, but for what is hidden or left by macOS beside files (._X, __MACOSX)."""
-    every = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    found = ((path, path.relative_to(folder).parts) for path in every)
-    return [path for path, parts in found if not any(part.startswith(".") or part == "__MACOSX" for part in parts)]
+    found = ((path, path.relative_to(folder).parts) for pattern in patterns for path in folder.glob(pattern))
+    return sorted(path for path, parts in found if not any(part[0] == "." or part == "__MACOSX" for part in parts))
 
 
 def _songs(root: Path, split: str) -> list[Path]:
@@ -287,12 +283,9 @@ def windows(length: int, sample_rate: int, segment: float = 6.0) -> list[tuple[i
 
 def active_segments(stem: Tensor, sample_rate: int, segment: float = 6.0) -> list[tuple[int, int]]:
     """Where a stem (C, L) at a rate in Hz sounds: those of its `windows` of so many seconds, half-open ranges of
-    samples, that source activity detection keeps.
-
-    A segment is cut into ten chunks. The threshold is the 15% quantile of the RMS of all the track's chunks, at least
-    1e-3, or 1e-3 where none would be kept; a segment is kept if more than half of its chunks exceed it. That energy
-    means RMS is our choice.
-    """
+    samples, that source activity detection keeps. Each is cut into ten chunks, and kept if more than half of them
+    exceed the 15% quantile of the RMS of all chunks, at least 1e-3, or 1e-3 where none would be kept. That energy means
+    RMS is our choice."""
     segments = windows(stem.shape[-1], sample_rate, segment)
     part = max(1, (segments[0][1] - segments[0][0]) // SEGMENT_CHUNKS)
     chunks = torch.stack([stem[:, start : start + part * SEGMENT_CHUNKS] for start, _ in segments])
@@ -305,9 +298,7 @@ def active_segments(stem: Tensor, sample_rate: int, segment: float = 6.0) -> lis
 
 def bundled_song() -> tuple[Tensor, dict[str, Tensor], int]:
     """The real song that comes with stempeg (a dependency of musdb): mixture (C, L), its stems, and the sample rate.
-
-    "The Easton Ellises - Falcon 69", 6 s, CC BY-NC-SA 3.0, a test song of MUSDB18: to listen to, never to train on.
-    """
+    "The Easton Ellises - Falcon 69", 6 s, CC BY-NC-SA 3.0, a test song of MUSDB18: to listen to, never to train on."""
     # importing stempeg needs the ffmpeg program, which its file does not
     file = distribution("stempeg").locate_file("stempeg/data/The Easton Ellises - Falcon 69.stem.mp4")
     song = _open_track(Path(str(file)), {stem: (stem,) for stem in STEMS})
@@ -327,11 +318,11 @@ def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Tra
 
 
 class Mixes(Dataset):
-    """Training samples mixed on the fly (Luo & Yu, section IV-A2).
+    """Training samples mixed on the fly (Luo & Yu, section IV-A2): mixtures (C, L) and their targets (S, C, L).
 
-    Sample i is a pure function of (seed, i): per source a song, one of its segments, a random crop, one channel, a
-    gain, and now and then silence; their sum is the mixture; all is divided by the largest peak. One channel, where the
-    model separates channels one by one. Each item is a mixture (C, L) and the targets (S, C, L).
+    Sample i is a pure function of (seed, i): per source a song, one of its segments, a random crop, one channel (where
+    the model separates channels one by one), a gain, and now and then silence; their sum is the mixture; all is divided
+    by the largest peak.
 
     Args:
         tracks: the songs; with `model.tac` all of the same number of channels, which are kept together.
@@ -342,13 +333,7 @@ class Mixes(Dataset):
     """
 
     def __init__(
-        self,
-        tracks: Sequence[Track],
-        model: Config,
-        config: TrainingConfig,
-        *,
-        seed: int,
-        problems: list[str] | None = None,
+        self, tracks: Sequence[Track], model: Config, config: TrainingConfig, *, seed: int, problems: list | None = None
     ):
         check_sources(model.sources, tracks)
         self.model, self.config, self.seed = model, config, seed

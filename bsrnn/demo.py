@@ -200,17 +200,11 @@ def _write_song(root: Path, index: int, split: str, seed: int, seconds: float) -
 
 def generate(out: Path, train: int = 24, test: int = 6, seconds: float = 12.0, seed: int = 0) -> None:
     """Writes the data set: OUT/{train,test}/<song>/{mixture,drums,bass,other,vocals}.wav, 44.1 kHz, 16 bits, stereo.
-    The mixture is the exact sum of the stems. The folder appears whole or not at all; one that already holds this very
-    data set, as its demo.json tells, is left as it is. Raises ValueError where a parameter is out of range, or another
-    process generates the same folder, FileExistsError where it holds something else, and OSError where it cannot be
-    written.
-
-    Args:
-        out: folder to make, with its parents; it may exist if empty.
-        train, test: numbers of songs, at least 1 and 0.
-        seconds: length of each song, at least 1.
-        seed: 0 or more; song n of a split depends on the seed and the length, not on the number of songs.
-    """
+    The mixture is the exact sum of the stems. The folder, which may exist if empty, appears whole or not at all; one
+    that already holds this very data set, as its demo.json tells, is left as it is. `train` and `test` are numbers of
+    songs, at least 1 and 0. Song n of a split depends on its length in `seconds`, at least 1, and on the `seed`, 0 or
+    more, not on the number of songs. Raises ValueError where a parameter is out of range, or another process generates
+    the same folder, FileExistsError where it holds something else, and OSError where it cannot be written."""
     for name, value, least in (("train", train, 1), ("test", test, 0), ("seconds", seconds, 1), ("seed", seed, 0)):
         if not least <= value < float("inf"):
             raise ValueError(f"demo data: {name} must be at least {least}, not {value}")

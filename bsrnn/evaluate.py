@@ -73,22 +73,17 @@ def score(
 ) -> list[dict]:
     """Score every estimator on every song.
 
+    Returns a row of `COLUMNS` per estimator, track, source and metric: uSDR, cSDR and SI-SDR in dB, and medians over
+    frames of ISR, SIR and SAR; NaN where the source is silent. Raises ValueError where an estimator does not fit the
+    songs, its estimate is not finite, or `out` holds other scores, and OSError where a file cannot be written.
+
     Args:
         estimators: models and others, of different names.
-        tracks, split: the songs, and what they are, for the rows.
-        data: fingerprint of the songs.
+        split, data: what the songs are, for the rows, and their fingerprint.
         out: CSV file that gets the rows after every song, see `ScoreTable`. What it holds already is not scored again.
         with_bsseval: also ISR, SIR and SAR, by museval, which takes minutes per song.
         museval_folder: gets <run>/<split>/<track>.json, which museval aggregates.
         audio_folder: gets <run>/<track>/<source>.wav of the models.
-
-    Returns:
-        a row of `COLUMNS` per estimator, track, source and metric: uSDR, cSDR and SI-SDR in dB, and medians over
-        frames of ISR, SIR and SAR; NaN where the source is silent.
-
-    Raises:
-        ValueError: an estimator does not fit the songs, its estimate is not finite, or `out` holds other scores.
-        OSError: a file cannot be written.
     """
     for estimator in estimators:
         check_sources(estimator.sources, tracks)
@@ -147,8 +142,7 @@ def bsseval_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> d
     if heard.any():
         ours, theirs = (signals[heard].transpose(1, 2).double().numpy() for signals in (references, estimates))
         with mock.patch.object(np.linalg, "linalg", np.linalg, create=True):  # museval's name for it, gone from numpy
-            values = museval.evaluate(ours, theirs, sample_rate, sample_rate)[1:]
-        ratios[:, heard] = torch.from_numpy(np.stack(values))
+            ratios[:, heard] = torch.tensor(np.stack(museval.evaluate(ours, theirs, sample_rate, sample_rate)[1:]))
     return dict(zip(BSSEVAL, ratios, strict=True))
 
 
@@ -166,14 +160,10 @@ def means(rows: Sequence[Mapping]) -> str:
 
 
 class ScoreTable:
-    """Rows of scores by run and track. With a file, they are those of the file as well, which is written whole each
-    time, and a .settings.json beside it says what they depend on. Several processes may add to a file at once.
-
-    Args:
-        settings: what the scores of each run depend on.
-        tracks: names of the songs, in order.
-        file: a CSV file, or None; ValueError if it holds scores of other settings, or of unknown ones.
-    """
+    """Rows of scores by run and track, in the order of the runs of `settings`, which tells what their scores depend on,
+    and of the names of `tracks`. With a CSV file, they are those of the file as well, which is written whole each time,
+    and a .settings.json beside it holds the settings; ValueError if it holds scores of others, or of unknown ones.
+    Several processes may add to a file at once."""
 
     def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
         self.settings, self.file = dict(settings), file
@@ -244,15 +234,11 @@ def find_estimators(
     n_fft: int | None = None,
     **options,
 ) -> list[Estimator]:
-    """Models, estimates in folders, and the baselines of all of them, for these songs. FileNotFoundError or ValueError,
-    a line per problem, if something cannot be used.
-
-    Args:
-        checkpoints: models, each named after its folder, or of runs/<name>/model after that of the run.
-        folders: see `of_folder`.
-        sample_rate, n_fft: of the oracles; None is that of the models, or 44.1 kHz and 2048 where there are none.
-        options: of the models, see `Separator.from_pretrained`.
-    """
+    """Models, estimates in folders (see `of_folder`), and the baselines of all of them, for these songs. A model is
+    named after its folder, or, of runs/<name>/model, after that of the run; `options` are those of
+    `Separator.from_pretrained`. The oracles' sample rate and FFT size are, where not given, those of the models, or
+    44.1 kHz and 2048 where there are none. FileNotFoundError or ValueError, a line per problem, if something cannot be
+    used."""
     separators = [Separator.from_pretrained(path, **options) for path in checkpoints]
     paths = [Path(os.path.abspath(path)) for path in checkpoints]
     runs = [next((part for part in path.parts[:0:-1] if part not in MODEL_PARTS), path.name) for path in paths]

@@ -44,11 +44,9 @@ def silent(signals: Tensor) -> Tensor:
 
 def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
     """SDR of every whole frame of one second, as museval (BSSEval v4, images) gives it: (S, C, L) to (S, frames) in dB.
-
-    Like museval, all sources of a frame are NaN if any reference or estimate is `silent` in it, and a track shorter
-    than a frame is one frame. A source that is silent all the time, or whose estimate is, museval refuses: it is NaN,
-    and the others are as without it.
-    """
+    Like there, all sources of a frame are NaN if any reference or estimate is `silent` in it, and a track shorter than
+    a frame is one frame. A source that is silent all the time, or whose estimate is, museval refuses: it is NaN, and
+    the others are as without it."""
     pair = _pair(references.cpu(), estimates.cpu())
     frame = min(sample_rate, references.shape[-1])
     framed = [signals.unfold(-1, frame, frame).transpose(1, 2) for signals in pair]  # (S, frames, C, frame)
@@ -68,16 +66,9 @@ def median(frames: Tensor) -> Tensor:
 
 
 def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
-    """The energy of a signal around every multiple of a period, over its mean there: what chunks do at their borders.
-
-    Args:
-        error: (C, L).
-        period, reach: in samples; how far around, at most half a period.
-        bins: parts of the window of 2 reach samples.
-
-    Returns:
-        (multiples, bins); each multiple has a mean of 1. Silent ones are left out.
-    """
+    """The energy of a signal (C, L) around every multiple of a period, over its mean there: what chunks do at their
+    borders. Of `reach` samples on either side, at most half a period, in so many bins: (multiples, bins), each multiple
+    with a mean of 1. Silent ones are left out."""
     power = error.double().square().sum(0)
     windows = power[period - reach :].unfold(0, 2 * reach, period)
     windows = windows[windows.any(1)]
@@ -87,15 +78,11 @@ def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
 
 
 def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[int, int]], n_fft: int) -> Tensor:
-    """uSDR within ranges of frequency: of the energies that the bins of an STFT hold there, over a whole track.
+    """uSDR within ranges of frequency: of the energies that the bins of an STFT of `n_fft` samples hold there, over a
+    whole track: (..., C, L) to (..., ranges) in dB. Ranges are half-open, of bins, as `BandSchema.bins` gives them.
 
     NaN where the reference has less than a millionth of its energy, so where it is silent too. Ranges that partition
     the bins share out the energies of reference and error; one range of all bins gives uSDR, but for the track's ends.
-
-    Args:
-        references, estimates: (..., C, L), of which the result is (..., ranges) in dB.
-        ranges: half-open, of bins, as `BandSchema.bins` gives them for the sample rate and FFT size.
-        n_fft: FFT size in samples.
     """
     references, estimates = _pair(references, estimates)
 
@@ -110,12 +97,9 @@ def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[
 
 def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
     """Energy of the error in every second, over the reference's mean energy per second: what of the track costs uSDR.
-    (..., C, L) to (..., seconds) in dB; the last one may be a part of a second.
-
-    Unlike the SDR of a second it is known where the reference is silent, and there tells what leaks in. Its sum in
-    energy, over the length in seconds, is the inverse of uSDR. A reference that is silent throughout gives NaN, a
-    second without error minus infinity.
-    """
+    (..., C, L) to (..., seconds) in dB; the last one may be a part of a second. Unlike the SDR of a second it is known
+    where the reference is silent, and there tells what leaks in. Its sum in energy, over the length in seconds, is the
+    inverse of uSDR. A silent reference gives NaN, a second without error minus infinity."""
     references, estimates = _pair(references, estimates)
     power = (references - estimates).square().sum(-2)
     seconds = torch.nn.functional.pad(power, (0, -power.shape[-1] % sample_rate)).unflatten(-1, (-1, sample_rate))

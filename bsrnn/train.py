@@ -65,18 +65,16 @@ def fit(
     `model.freeze_extractor()`. A killed run, started again, ends with the weights and history it would have had. Under
     torchrun the processes train one model together: each takes `batch_size` samples of every batch.
 
+    Raises FileNotFoundError or ValueError, a line per problem, where data or `device` cannot be used, or `folder` holds
+    another run, or one that another process trains; FloatingPointError, with the step and the songs, where a loss or
+    gradient is not finite; and OSError where a checkpoint cannot be written, of which the one before is intact.
+
     Args:
         model: with initial weights.
         dataset: a folder of songs, see data.py; validation songs are held out of the training songs.
         folder: of this run; it gets what `Epochs` says, record.json at the end, and TensorBoard's events.
         seed: of the training samples.
         details: what else the run depends on, such as the weights that it begins with, and its record shall say.
-
-    Raises:
-        FileNotFoundError, ValueError: data or `device` cannot be used, or `folder` holds another run, or one that
-            another process trains; a line per problem.
-        FloatingPointError: a loss or gradient is not finite; says in which step and songs.
-        OSError: a checkpoint cannot be written; the one before is intact.
     """
     target = torch_device(device)
     autocast(target, config.bf16)  # refuses what the device lacks
