@@ -34,8 +34,8 @@ def make_song(path: Path, songs: Path, minutes: float) -> None:
     """A stereo song of that length: generated ones in turns."""
     mixture = torch.cat([track.read("mixture") for track in find_tracks(songs, "test")], -1)
     length, rate = round(minutes * 60 * demo.RATE), demo.RATE
-    blocks = (mixture[:, : length - start] for start in range(0, length, mixture.shape[-1]))
-    audio.write(path, blocks, audio.Recording(path, rate, len(mixture), length))
+    blocks = (mixture[None, :, : length - start] for start in range(0, length, mixture.shape[-1]))
+    audio.write([path], blocks, audio.Recording(path, rate, len(mixture), length))
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ say how long they are. What is damaged or cut off is refused."""
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -260,62 +260,50 @@ def read(path: str | os.PathLike) -> tuple[Tensor, int]:
     return torch.cat(list(recording.blocks()), -1), recording.sample_rate
 
 
-class Encoder:
-    """An audio file, in a folder that exists, that is written block by block in one of `config.FORMATS`; `like` has the
-    sample rate, the channels and the length of what will come. All formats but "wav", which holds floats, cut off what
-    exceeds full scale. Raises ValueError where the format does not hold such a waveform, and OSError, also when it is
-    written to or closed, where the file cannot be written."""
+def write(paths: Sequence[Path], blocks: Iterable[Tensor], like: Recording, form: str = "wav") -> float:
+    """Encode waveforms that come together in blocks (S, C, n), each to its file in a folder that exists, and return
+    their peak. Raises ValueError where the format does not hold them or they are not finite, OSError where a file
+    cannot be written.
 
-    def __init__(self, path: Path, like: Recording, form: str = "wav"):
-        self.path, self.peak = path, 0.0
-        _, kind, subtype = FORMATS[form]
-        if kind == "WAV" and like.length * like.channels * 4 > WAV_BYTES:
-            kind = "RF64"
-        path.touch()  # an OSError says more than libsndfile
-        try:
-            self._file = soundfile.SoundFile(
-                path, "w", like.sample_rate, like.channels, subtype, format=kind, **COMPRESSION.get(kind, {})
-            )
-        except soundfile.LibsndfileError as error:
-            if error.code == SYSTEM_ERROR:
-                raise self._error() from None
+    Args:
+        like: has the sample rate, the channels and the length of each waveform.
+        form: one of `config.FORMATS`; all but "wav", which holds floats, cut off what exceeds full scale.
+    """
+    _, kind, subtype = FORMATS[form]
+    if kind == "WAV" and like.length * like.channels * 4 > WAV_BYTES:
+        kind = "RF64"
+    steps = 2**15 if subtype == "PCM_16" else 2**23  # of full scale
+    full = OSError(errno.ENOSPC, "no space left, or a file would be too large", str(paths[0]))
+    files, peak = [], 0.0
+    try:
+        with ExitStack() as stack:
+            for path in paths:
+                path.touch()  # an OSError says more than libsndfile
+                file = soundfile.SoundFile(
+                    path, "w", like.sample_rate, like.channels, subtype, format=kind, **COMPRESSION.get(kind, {})
+                )
+                files.append(stack.enter_context(file))
+            for block in blocks:
+                for path, file, signal in zip(paths, files, block, strict=True):
+                    peak = max(_peak(signal), peak)  # in this order NaN stays
+                    if not np.isfinite(peak):
+                        raise ValueError(f"{path.stem}: the estimate is not finite: its model is broken")
+                    if form != "wav":  # to the nearest step, as libsndfile would round down
+                        signal = (signal.clamp(-1, 1) * steps).round() / steps
+                    try:
+                        file.write(signal.T.numpy())
+                    except AssertionError:  # less was written than wanted
+                        raise full from None
+        # what an encoder holds back until the end is lost without a word on a full disk, and may be all there is
+        if not all(len(soundfile.read(file.name, 1, file.frames - 1)[0]) for file in files if file.frames):
+            raise full
+    except soundfile.LibsndfileError as error:
+        if len(files) < len(paths) and error.code != SYSTEM_ERROR:
             raise ValueError(
                 f"{form} does not hold {like.channels} channels at {like.sample_rate} Hz: choose wav"
             ) from None
-
-    def write(self, block: Tensor) -> None:
-        """Append a block (C, n); raises ValueError if it is not finite, OSError if it cannot be written."""
-        peak = _peak(block)
-        if not np.isfinite(peak):
-            raise ValueError(f"{self.path.stem}: the estimate is not finite: its model is broken")
-        self.peak = max(self.peak, peak)
-        if self._file.subtype != "FLOAT":  # to the nearest step, as libsndfile would round down
-            scale = 2**15 if self._file.subtype == "PCM_16" else 2**23
-            block = (block.clamp(-1, 1) * scale).round() / scale
-        try:
-            self._file.write(block.T.numpy())
-        except (soundfile.LibsndfileError, AssertionError):  # the latter where less was written than wanted
-            raise self._error() from None
-
-    def close(self) -> None:
-        """Finish the file; raises OSError if it is not complete."""
-        self._file.close()
-        try:  # what an encoder holds back until the end is lost without a word on a full disk, and may be all there is
-            if self._file.frames and not len(soundfile.read(self.path, 1, self._file.frames - 1)[0]):
-                raise self._error()
-        except soundfile.LibsndfileError:
-            raise self._error() from None
-
-    def _error(self):
-        return OSError(errno.ENOSPC, "no space left, or the file would be too large", str(self.path))
-
-
-def write(path: Path, blocks: Iterable[Tensor], like: Recording, form: str = "wav") -> float:
-    """Encode a waveform that comes in blocks (C, n) to a file and return its peak, see `Encoder`."""
-    with closing(Encoder(path, like, form)) as file:
-        for block in blocks:
-            file.write(block)
-    return file.peak
+        raise full from None
+    return peak
 
 
 def resample(waveform: Tensor, source_rate: float, target_rate: float) -> Tensor:

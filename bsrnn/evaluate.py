@@ -114,8 +114,8 @@ def score(
             values = measure(references, estimates, track.sample_rate)
             if audio_folder and estimator.is_model:
                 with files.written_together(audio_folder / estimator.name / track.name) as folder:
-                    for source, stem in zip(estimator.sources, estimates, strict=True):
-                        audio.write(folder / f"{source}.wav", [stem], track.files["mixture"][0])
+                    paths = [folder / f"{source}.wav" for source in estimator.sources]
+                    audio.write(paths, [estimates], track.files["mixture"][0])
             frames = bsseval_frames(references, estimates, track.sample_rate) if with_bsseval else {}
             values |= {ratio: median(of_frames) for ratio, of_frames in frames.items()}
             if museval_folder:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -134,22 +133,28 @@ class Separator:
         if recording.path.resolve() in {target.resolve() for target in targets.values()}:
             raise ValueError(f"{song}: its stems would be written over it: choose another folder")
         with written_together(Path(folder)) as new:
-            audio.Encoder(new / "trial", recording, form).close()  # refuses now what it would refuse at the end
-            (new / "trial").unlink()
+            stems = {name: new / path.name for name, path in targets.items()}
+            audio.write([*stems.values()], [], recording, form)  # refuses now what it would refuse at the end
             levels = audio.Levels.of(_shown(recording.blocks(), recording, "listening", progress))
             recording = replace(recording, length=levels.length)
-            files = {name: new / (path.name if form == "wav" else f"{name}.floats") for name, path in targets.items()}
-            peaks = [self._write(model, recording, levels, files, progress) for model in self.models]
+            floats = stems if form == "wav" else {name: new / f"{name}.floats" for name in targets}
+            peaks = []
+            for model in self.models:
+                sources = model.config.sources
+                blocks = separated(model, recording.blocks(), recording.sample_rate, levels, self.hop, long=True)
+                blocks = _shown(blocks, recording, ", ".join(sources), progress)
+                with autocast(_device(model), self.bf16):
+                    peaks.append(audio.write([floats[source] for source in sources], blocks, recording))
             if residual:
-                rest = _rest(recording.blocks(), [audio.Recording.open(files[source]) for source in self.sources])
-                peaks.append(audio.write(files[RESIDUAL], _shown(rest, recording, RESIDUAL, progress), recording))
+                rest = _rest(recording.blocks(), [audio.Recording.open(floats[source]) for source in self.sources])
+                peaks.append(audio.write([floats[RESIDUAL]], _shown(rest, recording, RESIDUAL, progress), recording))
             peak, gain = max(peaks), 1.0
             if form != "wav":
                 gain = 1 / peak if loudness == "rescale" and peak > 1 else 1.0
-                for name, path in targets.items():
-                    blocks = (gain * block for block in audio.Recording.open(files[name]).blocks())
-                    audio.write(new / path.name, _shown(blocks, recording, path.name, progress), recording, form)
-                    files[name].unlink()
+                for name, path in stems.items():
+                    blocks = (gain * block[None] for block in audio.Recording.open(floats[name]).blocks())
+                    audio.write([path], _shown(blocks, recording, path.name, progress), recording, form)
+                    floats[name].unlink()
         return Written(tuple(targets.values()), peak, gain)
 
     def targets(self, folder: str | os.PathLike, form: str = "wav", residual: bool = False) -> dict[str, Path]:
@@ -158,17 +163,6 @@ class Separator:
             raise ValueError(f"{RESIDUAL} is a source of a model: it cannot be both")
         names = [*self.sources, RESIDUAL] if residual else self.sources
         return {name: Path(folder, name + FORMATS[form][0]) for name in names}
-
-    def _write(self, model, recording, levels, files, progress) -> float:
-        """Write a model's estimates to their files, block by block; returns their peak."""
-        sources = model.config.sources
-        with ExitStack() as stack, autocast(_device(model), self.bf16):
-            encoders = [stack.enter_context(closing(audio.Encoder(files[source], recording))) for source in sources]
-            blocks = separated(model, recording.blocks(), recording.sample_rate, levels, self.hop, long=True)
-            for stems in _shown(blocks, recording, ", ".join(sources), progress):
-                for encoder, stem in zip(encoders, stems, strict=True):
-                    encoder.write(stem)
-        return max(encoder.peak for encoder in encoders)
 
 
 @dataclass(frozen=True)
@@ -233,10 +227,10 @@ def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, prog
 
 
 def _rest(song: Iterable[Tensor], stems: Sequence[audio.Recording]) -> Iterator[Tensor]:
-    """What is left of a song, which comes in blocks (C, any length), after its stems."""
+    """What is left of a song, which comes in blocks (C, any length), after its stems, as blocks (1, C, n)."""
     start = 0
     for block in song:
-        yield block - sum(stem.read(start, block.shape[-1]) for stem in stems)
+        yield (block - sum(stem.read(start, block.shape[-1]) for stem in stems))[None]
         start += block.shape[-1]
 
 

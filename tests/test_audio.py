@@ -23,7 +23,7 @@ def like(rate, channels, length=1000):
 
 def test_write_and_read(tmp_path):
     waveform = torch.randn(2, 1000) * 2  # beyond full scale: float files keep it
-    peak = audio.write(tmp_path / "a.wav", waveform.split(300, -1), like(48_000, 2))
+    peak = audio.write([tmp_path / "a.wav"], waveform[None].split(300, -1), like(48_000, 2))
     read, rate = audio.read(tmp_path / "a.wav")
     assert rate == 48_000
     assert torch.equal(read, waveform)
@@ -32,7 +32,7 @@ def test_write_and_read(tmp_path):
 
 def test_files_that_are_too_long_for_wav(tmp_path):
     for length, kind in ((2**28, "WAV"), (2**30, "RF64")):
-        audio.write(tmp_path / "a.wav", [torch.zeros(2, 10)], like(44_100, 2, length))
+        audio.write([tmp_path / "a.wav"], [torch.zeros(1, 2, 10)], like(44_100, 2, length))
         assert soundfile.info(tmp_path / "a.wav").format == kind
         assert audio.read(tmp_path / "a.wav")[0].shape == (2, 10)
 
@@ -332,7 +332,7 @@ def test_no_room(tmp_path, form, length, room):
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         with pytest.raises(OSError, match=r"no space left.*a\.sound"):
-            audio.write(tmp_path / "a.sound", torch.randn(2, length).split(4_000, -1), like(44_100, 2), form)
+            audio.write([tmp_path / "a.sound"], torch.randn(1, 2, length).split(4_000, -1), like(44_100, 2), form)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
