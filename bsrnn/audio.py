@@ -79,13 +79,7 @@ class Recording:
     def blocks(self) -> Iterator[Tensor]:
         """The whole file as blocks (C, up to BLOCK). Raises ValueError where it is damaged, cut off, empty, or holds
         samples that are not finite."""
-        done = 0
-        for block in self._decoded(0, NEVER):
-            done += block.shape[-1]
-            yield block
-        if done < (self.length if self.stream is None else 1):
-            seconds = f"{done / self.sample_rate:.2f} of {self.length / self.sample_rate:.2f} s"
-            raise ValueError(f"{self.path}: is damaged, cut off or empty: {seconds} can be read")
+        return self._decoded(0, self.length if self.stream is None else NEVER)
 
     def read(self, start: int = 0, frames: int = -1) -> Tensor:
         """`frames` samples from `start` on, -1: to the end of a `measured` file, as (C, frames). Raises ValueError
@@ -93,13 +87,11 @@ class Recording:
         frames = self.length - start if frames < 0 else frames
         first = max(0, start - self.lead)
         blocks = [torch.zeros(self.channels, 0), *self._decoded(first, start + frames - first)]
-        samples = torch.cat(blocks, -1)[:, start - first :]
-        if samples.shape[-1] < frames:
-            raise ValueError(f"{self.path}: is cut off before sample {start + frames}: replace it")
-        return samples
+        return torch.cat(blocks, -1)[:, start - first :]
 
     def _decoded(self, start: int, frames: int) -> Iterator[Tensor]:
-        """At most `frames` samples from `start` on in blocks, which are finite."""
+        """`frames` samples from `start` on in blocks, which are finite; NEVER: what is there, at least one."""
+        end = 1 if frames == NEVER else start + frames
         for block in self._by_libsndfile(start, frames) if self.stream is None else self._by_libav(start, frames):
             finite = np.isfinite(block.numpy())
             if not finite.all():
@@ -109,6 +101,9 @@ class Recording:
                 )
             start += block.shape[-1]
             yield block
+        if start < end:
+            seconds = start / self.sample_rate
+            raise ValueError(f"{self.path}: is cut off before sample {end}, or empty: {seconds:.2f} s can be read")
 
     def _by_libsndfile(self, start, frames):
         try:
@@ -124,8 +119,8 @@ class Recording:
             ) from None
 
     def _by_libav(self, start, frames):
-        if silence := min(max(0, self.delay - start), frames):
-            yield torch.zeros(self.channels, silence)
+        silence = min(max(0, self.delay - start), frames)
+        yield torch.zeros(self.channels, silence)
         start, left = max(0, start - self.delay), frames - silence
         converter, place = av.AudioResampler("fltp", frame_size=BLOCK), None
         for first, frame in chain(self._frames(start), [(0, None)]):
