@@ -325,9 +325,10 @@ def _peak(block: Tensor) -> float:  # by numpy: cores that share so small a sum 
 
 @dataclass(frozen=True)
 class Levels:
-    """How long and how loud a waveform is."""
+    """How long, wide and loud a waveform is."""
 
     length: int  # samples
+    channels: int
     rms: float
     peak: float
 
@@ -339,7 +340,7 @@ class Levels:
             length += block.shape[-1]
             energy += float(np.square(block.numpy(), dtype=np.float64).sum()) / len(block)
             peak = max(peak, _peak(block))
-        return cls(length, (energy / length) ** 0.5, peak)
+        return cls(length, len(block), (energy / length) ** 0.5, peak)
 
     @property
     def gain(self) -> float:

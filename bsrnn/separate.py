@@ -270,9 +270,7 @@ def separated(
     config, rate = model.config, model.config.sample_rate
     faded = config.fader and hop is None
     gain = 1 / levels.peak if faded and levels.peak > audio.SILENT else levels.gain
-    song = iter(song)
-    first = next(song)
-    normalized = audio.resampled((gain * block for block in chain([first], song)), sample_rate, rate)
+    normalized = audio.resampled((gain * block for block in song), sample_rate, rate)
     process = partial(estimate, model)
     if faded:
         estimates = crossfade(process, normalized, PASSAGE * rate, FADE * rate)
@@ -288,7 +286,7 @@ def separated(
         yield block[:, :left].unflatten(0, (len(config.sources), -1))
         left -= min(left, block.shape[-1])
     if left:  # a song that was resampled twice may have lost a sample or two; if it had no more, it is all zeros
-        yield torch.zeros(len(config.sources), len(first), left)
+        yield torch.zeros(len(config.sources), levels.channels, left)
 
 
 def _samples(model: BSRNN, hop: float | None) -> tuple[int, int]:
