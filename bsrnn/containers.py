@@ -37,8 +37,7 @@ def last_ogg_page(path: Path) -> int:
             if begun and begun == ended and header[:4] != b"OggS":
                 return 0  # something else follows
             segments = file.read(header[-1])
-            body = file.read(sum(segments))
-            page = (header[:22] + bytes(4) + header[26:] + segments + body).translate(_MIRRORED)
+            page = (header[:22] + bytes(4) + header[26:] + segments + file.read(sum(segments))).translate(_MIRRORED)
             checksum = (zlib.crc32(page, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big").translate(_MIRRORED)
             if header[:4] != b"OggS" or header[22:26] != checksum:
                 what = "is cut off" if file.tell() == size else "is damaged"

@@ -19,8 +19,7 @@ def torch_device(name: str) -> torch.device:
     """The device of that name, ValueError if it is not available; "auto" is the first CUDA device, or else the CPU."""
     # counted, not tried: under torchrun every process would take memory of the first GPU
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    cards = ["cuda", *(f"cuda:{index}" for index in range(count))] if count else []
-    known = [*cards, "cpu", "cpu:0"]
+    known = [*(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count)), "cpu", "cpu:0"]
     if name not in ("auto", *known):
         raise ValueError(f"device {name!r} is not available here: choose auto or cpu")
     return torch.device(known[0] if name == "auto" else name)

@@ -61,7 +61,7 @@ def written_together(folder: Path) -> Iterator[Path]:
     nothing can be written to the folder, then or later, or a folder is in a file's place."""
     with _writable(folder):
         for owned in folder.glob(f".partial-*/{OWNED}"):  # nobody holds the lock of a process that is no more
-            with suppress(Timeout, OSError), FileLock(owned.with_name(LOCK), timeout=0):
+            with suppress(OSError), FileLock(owned.with_name(LOCK), timeout=0):
                 shutil.rmtree(owned.parent, ignore_errors=True)
         with (
             # another process may remove it too, in the moment after the lock's end
@@ -85,11 +85,10 @@ def locked(file: Path, refusal: str, remedy: str = "") -> Iterator[None]:
     can be written to its folder, which is made if missing, then or later."""
     with _writable(file.parent, remedy):
         try:
-            lock = FileLock(file, timeout=0).acquire()
+            with FileLock(file, timeout=0):
+                yield
         except Timeout:
             raise ValueError(refusal) from None
-        with lock:
-            yield
 
 
 def save_json(path: Path, content: Mapping) -> None:

@@ -205,9 +205,8 @@ def _audio_files(folder: Path, out: str) -> Iterator[Path]:
     closed = []
     for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = [name for name in folders if name[0] != "." and os.path.realpath(Path(parent, name)) != out]
-        for name in names:
-            if name[0] != "." and Path(name).suffix.lower() in audio.SUFFIXES:
-                yield Path(parent, name)
+        files = (Path(parent, name) for name in names if name[0] != ".")
+        yield from (file for file in files if file.suffix.lower() in audio.SUFFIXES)
     yield from closed
 
 
