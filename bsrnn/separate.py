@@ -29,11 +29,10 @@ MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 
 
 class Separator:
-    """One or several models that separate songs together. Raises ValueError where two of them estimate the same source,
-    or the hop does not fit one.
+    """One or several models, on their device, that separate songs together. Raises ValueError where two of them
+    estimate the same source, or the hop does not fit one.
 
     Args:
-        models: on the device where the work is to be done.
         hop: between the starts of chunks that are as long as in training, in seconds; None takes long chunks, see
             `separated`, or what `config.fader` says.
         bf16: compute matrix products in bfloat16.
@@ -63,9 +62,8 @@ class Separator:
         Args:
             checkpoints: none means `open`, which comes with this package; others are fetched on first use.
             sources: what to estimate of what they can; None is everything.
-            hop: as of the class.
+            hop, bf16: as of the class; bf16 None means where the device gains by it.
             device: auto, cpu, cuda or cuda:1.
-            bf16: as of the class; None means where the device gains by it.
         """
         target = torch_device(device)
         folders = [folder for path in checkpoints for folder in pretrained.folders(path)]
@@ -109,19 +107,17 @@ class Separator:
         loudness: str = "rescale",
         progress: bool = False,
     ) -> "Written":
-        """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length. Memory does
-        not grow with the song: it is decoded, separated and written block by block. The files appear at the end, and
-        none of them where anything goes wrong before: FileNotFoundError or ValueError where the song cannot be used, or
-        the format does not hold it, and OSError where the files cannot be written.
+        """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length, with a
+        progress bar in a terminal if wanted. Memory does not grow with the song: it is decoded, separated and written
+        block by block. The files appear at the end, and none of them where anything goes wrong before:
+        FileNotFoundError or ValueError where the song cannot be used, or the format does not hold it, and OSError where
+        the files cannot be written.
 
         Args:
-            song: audio file, see `audio.Recording`; of any number of channels.
-            folder: made if missing.
             form: of the files, one of `config.FORMATS`.
             residual: also write what is left of the song after all estimated sources.
             loudness: where stems exceed full scale and the format cannot hold that: "rescale" them all by one gain, so
                 that they still sum to the song but for that, or "clamp" what exceeds.
-            progress: show a progress bar in a terminal.
         """
         if form not in FORMATS or loudness not in LOUDNESS:
             raise ValueError(
@@ -175,14 +171,10 @@ class Written:
 
 
 def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Songs, and the folder in `out` for the stems of each: named as the file, below the folders it was found in; of
-    two songs of one name, the second has its suffix in the folder's name too. Raises ValueError where `out` is one of
-    the folders, or the stems of two songs would have the same place.
-
-    Args:
-        inputs: files, or folders whose audio files are all meant, but for hidden ones and what lies in `out`.
-        out: the folder of all stems.
-    """
+    """Songs, which are files, or all audio files in folders but hidden ones and what lies in `out`, and the folder in
+    `out` for the stems of each: named as the file, below the folders it was found in; of two songs of one name, the
+    second has its suffix in the folder's name too. Raises ValueError where `out` is one of the folders, or the stems of
+    two songs would have the same place."""
     found = {}  # real path -> song, and where the folder for its stems is to be
     for path in inputs:
         if os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(out):
@@ -242,12 +234,7 @@ def separate(
 
 
 def separated(
-    model: BSRNN,
-    song: Iterable[Tensor],
-    sample_rate: int,
-    levels: audio.Levels,
-    hop: float | None = None,
-    long: bool = False,
+    model: BSRNN, song: Iterable[Tensor], sample_rate: int, levels: audio.Levels, hop: float | None, long: bool
 ) -> Iterator[Tensor]:
     """Estimate the sources of a song of any length: yields blocks (S, C, n), together as long as `levels` says.
 
@@ -256,7 +243,6 @@ def separated(
     blocks changes nothing. With `config.fader` and no hop, the peak becomes 1, and chunks are those of `crossfade`.
 
     Args:
-        model: on whatever device the work is to be done.
         song: blocks (C, any length), at least one.
         sample_rate: in Hz, of the song and of what is yielded.
         levels: of the whole song.
@@ -336,8 +322,7 @@ def overlap_add(
     process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, hop: int, batch: int = 16
 ) -> Iterator[Tensor]:
     """Apply `process` to overlapping chunks of a song and join the results by windows that sum to one: yields blocks
-    (S, C, n), together as long as the song. It is padded with silence, so that its ends lie in as many chunks as its
-    middle.
+    (S, C, n), together as long as the song. Padded with silence, its ends lie in as many chunks as its middle.
 
     Args:
         process: (B, C, size) -> (B, S, C, size), at most `batch` chunks at once.
