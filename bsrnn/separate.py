@@ -179,7 +179,7 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     for path in inputs:
         if os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(out):
             raise ValueError(f"{path}: holds the songs, and cannot be the folder of the stems as well")
-        for song in sorted(_audio_files(path, os.path.realpath(out))) or [path]:
+        for song in _audio_files(path, os.path.realpath(out)):
             found.setdefault(os.path.realpath(song), (song, out / song.relative_to(path).parent))
     songs = {}  # place -> song
     for song, parent in found.values():
@@ -191,15 +191,16 @@ def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     return {song: place for place, song in songs.items()}
 
 
-def _audio_files(folder: Path, out: str) -> Iterator[Path]:
-    """The audio files in a folder and below, but not in `out`; and what cannot be listed, to tell: a folder that is
-    locked, or `folder` itself where it is a file."""
-    closed = []
-    for parent, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
+def _audio_files(path: Path, out: str) -> list[Path]:
+    """The audio files in a folder and below, but not in `out`, and folders that are locked; or `path` itself, where it
+    is a file or a folder of none: what cannot be read is told later."""
+    found = []
+    for parent, folders, names in os.walk(path, onerror=lambda error: found.append(Path(error.filename))):
         folders[:] = [name for name in folders if name[0] != "." and os.path.realpath(Path(parent, name)) != out]
-        files = (Path(parent, name) for name in names if name[0] != ".")
-        yield from (file for file in files if file.suffix.lower() in audio.SUFFIXES)
-    yield from closed
+        found.extend(
+            Path(parent, name) for name in names if name[0] != "." and Path(name).suffix.lower() in audio.SUFFIXES
+        )
+    return sorted(found) or [path]
 
 
 def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, progress: bool) -> Iterator[Tensor]:
