@@ -102,8 +102,8 @@ class Recording:
             start += block.shape[-1]
             yield block
         if start < end:
-            seconds = start / self.sample_rate
-            raise ValueError(f"{self.path}: is cut off before sample {end}, or empty: {seconds:.2f} s can be read")
+            seconds = f"{start / self.sample_rate:.2f} of {end / self.sample_rate:.2f} s"
+            raise ValueError(f"{self.path}: is damaged, cut off or empty: {seconds} can be read")
 
     def _by_libsndfile(self, start, frames):
         try:
