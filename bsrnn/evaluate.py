@@ -7,7 +7,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -94,19 +94,23 @@ def score(
     table = ScoreTable(settings, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
 
+    @lru_cache(1)  # as the songs come one after the other, each is read once
+    def read(track: Track) -> dict[str, Tensor]:
+        return {name: track.read(name) for name in ("mixture", *track.sources)}
+
     def is_done(estimator: Estimator, track: Track) -> bool:
         kept = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
         if audio_folder and estimator.is_model:
             kept += [audio_folder / estimator.name / track.name / f"{source}.wav" for source in estimator.sources]
         return table.holds(estimator.name, track.name, metrics) and all(file.is_file() for file in kept)
 
-    todo = {track: [estimator for estimator in estimators if not is_done(estimator, track)] for track in tracks}
-    count = sum(map(len, todo.values()))
-    if done := len(tracks) * len(estimators) - count:
-        print(f"{out}: {done} of {done + count} were scored before", flush=True)
-    for track, due in tqdm(todo.items(), "evaluating", unit="song", delay=2, disable=None):
-        song = {name: track.read(name) for name in ("mixture", *track.sources)} if due else {}
-        for estimator in due:
+    todo = [(track, estimator) for track in tracks for estimator in estimators if not is_done(estimator, track)]
+    if done := len(tracks) * len(estimators) - len(todo):
+        print(f"{out}: {done} of {done + len(todo)} were scored before", flush=True)
+    with tqdm(todo, unit="song", delay=2, disable=None) as bar:
+        for track, estimator in bar:
+            bar.set_description(f"evaluating {estimator.name}", refresh=False)  # which would show it before its time
+            song = read(track)
             estimates = estimator.estimate(track, song)
             if not estimates.isfinite().all():
                 raise ValueError(f"{estimator.name}: its estimate of {track.name} is not finite")
