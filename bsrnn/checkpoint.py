@@ -89,13 +89,17 @@ def _unpacked(file: Path, **options):
     """What torch.load makes of a file of torch.save: of no program, which it would run, and of nothing compressed, as
     torch stores plainly, and such a thing may have no end. ValueError if it is refused."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-        if any(item.compress_type != zipfile.ZIP_STORED or item.filename.endswith("constants.pkl") for item in entries):
-            raise pickle.UnpicklingError
+        with file.open("rb"):
+            plain = not zipfile.is_zipfile(file)  # torch's older format, which holds no programs
+    except OSError as error:
+        raise type(error)(f"{file}: cannot be read ({error.strerror})") from None
+    try:
+        if not (plain and options["weights_only"]):
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+            if any(x.compress_type != zipfile.ZIP_STORED or x.filename.endswith("constants.pkl") for x in entries):
+                raise pickle.UnpicklingError
         return torch.load(file, "cpu", **options)
-    except OSError:
-        raise
     except Exception:  # torch raises what zip files and pickles raise
         reasons = "holds more than tensors, or is damaged, or no checkpoint"
         raise ValueError(f"{file} {reasons}: refused, nothing in it was run") from None
@@ -114,7 +118,7 @@ def convert(file: Path, config: Config) -> BSRNN:
         raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None
     except (RuntimeError, ValueError) as error:  # the former of shapes, at times with a stack after its first line
         raise ValueError(f"{file} is of another architecture: {str(error).splitlines()[0]}") from None
-    except (AttributeError, TypeError):  # as it holds something else
+    except (AttributeError, IndexError, TypeError):  # as it holds something else
         raise ValueError(f"{file} is damaged, or no checkpoint of Lightning") from None
     return _with_weights(config, ours, file)
 

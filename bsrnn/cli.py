@@ -302,13 +302,15 @@ def info(args: argparse.Namespace) -> None:
     if args.model is None:
         print("\n".join(CONFIGS))
         return
-    place = Path(args.model) if os.path.exists(args.model) else pretrained.place(args.model)
+    found = os.path.exists(args.model)
+    place = Path(args.model) if found else pretrained.place(args.model)
+    place = place.parent if place.name in ("config.json", "model.safetensors") else place
     if place.is_file():
         from bsrnn import checkpoint
 
         config = checkpoint.load(place).config
     else:  # without torch, whose import takes seconds
-        config = Config.read(place) if place.is_dir() else named_config(args.model)
+        config = Config.read(place) if found or (place / "config.json").is_file() else named_config(args.model)
     print(describe(config))
 
 

@@ -245,6 +245,7 @@ def find_estimators(
     used."""
     separators = [Separator.from_pretrained(path, **options) for path in checkpoints]
     paths = [Path(os.path.abspath(path)) for path in checkpoints]
+    # the last part that names something, of which the file system's root is none
     runs = [next((part for part in path.parts[:0:-1] if part not in MODEL_PARTS), path.name) for path in paths]
     found = [*map(_of_separator, separators, runs), *(of_folder(folder, tracks) for folder in folders)]
     configs = [model.config for separator in separators for model in separator.models] or [Config()]

@@ -236,10 +236,10 @@ class BSRNN(nn.Module):
 
     def keep_heads(self, sources: Sequence[str]) -> "BSRNN":
         """Drop the heads of all sources but these, which it has. Returns self."""
-        self.config = replace(self.config, sources=sources)
-        heads, self.heads = self.heads, nn.Module()
-        for source in sources:
-            self.heads.add_module(source, heads.get_submodule(source))
+        kept = {source: self.heads.get_submodule(source) for source in sources}
+        self.config, self.heads = replace(self.config, sources=tuple(kept)), nn.Module()
+        for source, head in kept.items():
+            self.heads.add_module(source, head)
         return self
 
     def freeze_extractor(self) -> "BSRNN":

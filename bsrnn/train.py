@@ -27,13 +27,13 @@ from torch.utils.data import DataLoader
 import bsrnn
 from bsrnn import checkpoint, data, files, losses
 from bsrnn.config import TrainingConfig
-from bsrnn.devices import Graphed, autocast, has_graphs, torch_device
+from bsrnn.devices import Graphed, autocast, has_graphs, short_of_memory, torch_device
 from bsrnn.metrics import usdr
 from bsrnn.model import BSRNN
 from bsrnn.separate import separate
 from bsrnn.spectral import istft, stft
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # variables that it sets
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # variables that it sets
 WORKERS = 4  # beside a GPU; each mixes 120 chunks of four sources a second from wav files
 LIBRARIES = ("torch", "torchaudio", "lightning", "numpy", "scipy", "soundfile", "soxr", "musdb")
 
@@ -373,9 +373,11 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
         if file.is_file():
             try:
                 return file, len(torch.load(file, map_location="cpu", weights_only=True)["history"])
-            except (PermissionError, MemoryError):  # of which it may be as it should
+            except PermissionError:
                 raise
-            except Exception:  # torch raises what zip files and unpickling raise
+            except Exception as error:  # torch raises what zip files and unpickling raise
+                if isinstance(error, MemoryError | RuntimeError) and short_of_memory(error):
+                    raise
                 print(f"{file} is damaged and left aside", flush=True)
     return None, 0
 

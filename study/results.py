@@ -77,8 +77,7 @@ def save_run(profile: str, run: str, rows: Sequence[Mapping]) -> None:
 
 
 def load_scores(profile: str, folder: str = "results") -> pd.DataFrame:
-    """All score rows of a profile: `evaluate.COLUMNS`, and what the run is that they are of, see `IDENTITY`; those of
-    baselines are of the experiment "baseline"."""
+    """All score rows of a profile: `evaluate.COLUMNS`, and `IDENTITY` of their run; "baseline" is an experiment too."""
     tables = []
     for file in sorted((results(profile, folder) / "scores").glob("*.csv")):
         table = pd.read_csv(file, dtype={"track": str}, keep_default_na=False, na_values={"value": [""]})
@@ -109,16 +108,20 @@ def _record(profile: str, folder: str, run: str) -> dict:
 
 
 def coverage(profile: str) -> pd.DataFrame:
-    """How much of a profile's runs has published scores: a row per cell, a column per schema that says of how many
-    seeds, such as "2 of 3", or why of none, empty where the profile has no such cell."""
+    """Of how many of a profile's seeds there are published scores, such as "2 of 3", or why of none: a row per cell, a
+    column per schema, empty where the profile has no such cell."""
     columns, done = list(statistics.CELL[1:]), {file.stem for file in (results(profile) / "scores").glob("*.csv")}
     cells = pd.DataFrame(
-        (x.experiment, x.learned, "+".join(x.sources), x.schema, x.name in done, x.gpu) for x in runs.load(profile)[1]
-    ).groupby([0, 1, 2, 3], sort=False)
-    told = (cells[4].sum().astype(str) + " of " + cells.size().astype(str)).mask(
-        cells[5].any() & ~cells[4].any(), "not run: wants a GPU"
+        (
+            (x.experiment, x.learned, "+".join(x.sources), x.schema, x.name in done, x.gpu)
+            for x in runs.load(profile)[1]
+        ),
+        columns=[*columns, "done", "gpu"],
+    ).groupby(columns, sort=False)
+    told = (cells["done"].sum().astype(str) + " of " + cells.size().astype(str)).mask(
+        cells["gpu"].any() & ~cells["done"].any(), "not run: wants a GPU"
     )
-    return told.rename_axis(columns).unstack(fill_value="", sort=False).rename_axis(columns=None).reset_index()
+    return told.unstack(fill_value="", sort=False).rename_axis(columns=None).reset_index()
 
 
 def compare(profile: str) -> pd.DataFrame:

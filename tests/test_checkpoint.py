@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bsrnn import checkpoint
-from bsrnn.config import Config
+from bsrnn.config import CONFIGS, Config
 from bsrnn.model import BSRNN
 
 CONFIG = Config(n_fft=512, feature_dim=6, hidden_dim=5, num_blstm_layers=2, mlp_dim=7)
@@ -215,3 +215,19 @@ def test_a_compressed_checkpoint_is_refused_before_it_grows(model, tmp_path):
             small.writestr(entry.filename, plain.read(entry))
     with refused("holds more than tensors, or is damaged"):
         checkpoint.load(tmp_path / "small.pt")
+
+
+def test_the_older_format_of_torch_is_read(tiny, tmp_path):
+    model = tiny(["drums"])
+    content = {"config": asdict(model.config), "state_dict": model.state_dict()}
+    torch.save(content, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    found = checkpoint.load(tmp_path / "old.ckpt").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_tensor_alone_is_no_checkpoint_of_lightning(tmp_path):
+    torch.save(torch.zeros(3), tmp_path / "alone.ckpt")
+    with pytest.raises(ValueError, match=r"alone.ckpt is damaged, or no checkpoint of Lightning$"):
+        checkpoint.convert(tmp_path / "alone.ckpt", CONFIGS["small"])
+    with pytest.raises(OSError, match=r"cannot be read \(Is a directory\)$"):
+        checkpoint.convert(tmp_path, CONFIGS["small"])
