@@ -84,15 +84,15 @@ class Recording:
     def read(self, start: int = 0, frames: int = -1) -> Tensor:
         """`frames` samples from `start` on, -1: to the end of a `measured` file, as (C, frames). Raises ValueError
         where it is damaged, ends before, or holds samples that are not finite."""
-        frames = self.length - start if frames < 0 else frames
-        first = max(0, start - self.lead)
-        blocks = [torch.zeros(self.channels, 0), *self._decoded(first, start + frames - first)]
-        return torch.cat(blocks, -1)[:, start - first :]
+        stop = self.length if frames < 0 else start + frames
+        return torch.cat([torch.zeros(self.channels, 0), *self._decoded(start, stop)], -1)
 
-    def _decoded(self, start: int, frames: int) -> Iterator[Tensor]:
-        """`frames` samples from `start` on in blocks, which are finite; NEVER: what is there, at least one."""
-        end = 1 if frames == NEVER else start + frames
-        for block in self._by_libsndfile(start, frames) if self.stream is None else self._by_libav(start, frames):
+    def _decoded(self, start: int, stop: int) -> Iterator[Tensor]:
+        """The samples from `start` to `stop` in blocks, which are finite; NEVER: what is there, at least one."""
+        least = 1 if stop == NEVER else stop
+        decode = self._by_libsndfile if self.stream is None else self._by_libav
+        for place, decoded in decode(max(0, start - self.lead), stop):
+            block = decoded[:, max(0, start - place) : stop - place]
             finite = np.isfinite(block.numpy())
             if not finite.all():
                 second = (start + int(finite.all(0).argmin())) / self.sample_rate
@@ -101,36 +101,34 @@ class Recording:
                 )
             start += block.shape[-1]
             yield block
-        if start < end:
-            seconds = f"{start / self.sample_rate:.2f} of {end / self.sample_rate:.2f} s"
+            if start == stop:
+                return
+        if start < least:
+            seconds = f"{start / self.sample_rate:.2f} of {least / self.sample_rate:.2f} s"
             raise ValueError(f"{self.path}: is damaged, cut off or empty: {seconds} can be read")
 
-    def _by_libsndfile(self, start, frames):
+    def _by_libsndfile(self, place, stop):
+        """Blocks with their places in samples, like `_by_libav`: from one on that is not after `place`."""
         try:
             with soundfile.SoundFile(self.path) as file:
-                file.seek(start)
-                while len(samples := file.read(min(frames, BLOCK), dtype="float32", always_2d=True)):
-                    frames, start = frames - len(samples), start + len(samples)
-                    yield torch.from_numpy(samples.T)
+                file.seek(place)
+                while len(samples := file.read(min(stop - place, BLOCK), dtype="float32", always_2d=True)):
+                    yield place, torch.from_numpy(samples.T)
+                    place += len(samples)
         except soundfile.LibsndfileError as error:
             what = "cannot be read" if error.code == SYSTEM_ERROR else "is damaged or cut off"
             raise ValueError(
-                f"{self.path}: {what} after {start / self.sample_rate:.1f} s ({error.error_string.rstrip('.')})"
+                f"{self.path}: {what} after {place / self.sample_rate:.1f} s ({error.error_string.rstrip('.')})"
             ) from None
 
-    def _by_libav(self, start, frames):
-        silence = min(max(0, self.delay - start), frames)
-        yield torch.zeros(self.channels, silence)
-        start, left = max(0, start - self.delay), frames - silence
+    def _by_libav(self, start, _):
+        yield 0, torch.zeros(self.channels, self.delay)
         converter, place = av.AudioResampler("fltp", frame_size=BLOCK), None
-        for first, frame in chain(self._frames(start), [(0, None)]):
+        for first, frame in chain(self._frames(max(0, start - self.delay)), [(0, None)]):
             place = first if place is None else place
             for part in converter.resample(frame):
-                block = torch.from_numpy(part.to_ndarray())[:, max(0, start - place) :][:, :left]
-                place, left = place + part.samples, left - block.shape[-1]
-                yield block
-                if not left:
-                    return
+                yield self.delay + place, torch.from_numpy(part.to_ndarray())
+                place += part.samples
 
     def _frames(self, start):
         """Frames with their places in samples, from one on that is not after `start`."""
