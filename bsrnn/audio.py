@@ -35,8 +35,7 @@ SLACK = 0.01  # s: containers round durations
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
-# bytes: writing to a pipe, programs promise about a multiple of this (sox 4096 less, and in aiff files the last)
-UNKNOWN, NEAR, UNKNOWN_AIFF = 2**31, 2**12, 0x7F000000
+UNKNOWN, NEAR = (0x7F000000, 2**31, 2**32, 2**63), 2**12  # bytes: promised to a pipe, by sox nearly; the first in aiff
 WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, which most programs read as well
 
 # of what comes closest to the original: about 250 kbit/s in ogg, 320 kbit/s in mp3
@@ -168,9 +167,9 @@ def _whole_packets(path, container):
     reached, whole, begin = 0, (container.duration or 0) / av.time_base, (container.start_time or 0) / av.time_base
     if container.format.name == "avi":
         size, told = path.stat().st_size, int(np.fromfile(path, "<u4", 2)[1]) + 8  # bytes
-        if size < told < UNKNOWN * 2:
+        if size < told < 2**32:
             raise ValueError(f"{size} of {told} bytes are there")
-        if not 8 < told < UNKNOWN * 2 or "pcm" in container.streams.audio[0].codec_context.name:
+        if not 8 < told < 2**32 or "pcm" in container.streams.audio[0].codec_context.name:
             whole = 0  # libav guesses it
     for packet in container.demux():
         if packet.is_corrupt:
@@ -214,16 +213,11 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
 def _opened(path: Path) -> Recording | None:
     """A file that libsndfile decodes; None if it does not, or would guess the length, as that of MPEG in a wav file."""
     with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
-        if sizes := _SIZES.search(file.extra_info):
-            promised, there = map(int, sizes.groups())
-            if promised <= NEAR or min((promised + NEAR) % UNKNOWN, abs(promised - UNKNOWN_AIFF) + NEAR) > 2 * NEAR:
-                what = (
-                    f"is cut off: {there} of {promised} bytes"
-                    if there < promised
-                    else f"was perhaps never finished: repair its header, which tells of {promised} bytes; {there}"
-                )
-                raise ValueError(f"{path}: {what} of audio are there")
-        if not file.frames:
+        sizes = _SIZES.search(file.extra_info)
+        promised, there = map(int, sizes.groups()) if sizes else (1, 1)
+        if promised > there and all(abs(promised - size) > NEAR for size in UNKNOWN):
+            raise ValueError(f"{path}: is cut off: {there} of {promised} bytes of audio are there")
+        if promised < there or not file.frames:
             raise ValueError(f"{path}: holds no samples, or its header was never finished: repair it")
         if not file.subtype.startswith("MPEG"):
             return Recording(path, file.samplerate, file.channels, file.frames)
