@@ -1,7 +1,6 @@
-"""A small generated data set in MUSDB18-HQ layout, so that everything here runs without downloading music. A song is a
-score (tempo, key, chords) that four players read. Each keeps to the character of its class: drums are transients and
-noise, bass is one low voice, other is steady harmony, vocals glide from vowel to vowel. Spectra overlap as in music,
-yet a small model learns the difference in a minute. Not in the paper; our choice."""
+"""A small generated data set in MUSDB18-HQ layout, so that all runs without downloading music. Four players read a
+score: drums are transients and noise, bass is one low voice, other is steady harmony, vocals glide from vowel to vowel.
+Spectra overlap as in music, yet a small model learns the difference in a minute. Not in the paper; our choice."""
 
 import json
 import re
@@ -82,8 +81,8 @@ def hit(rng: np.random.Generator, decay: float, tone: float, pitch: float, noise
 
 def instrument(rng: np.random.Generator, partials: int, slope: float, fade: float, attack: float) -> Callable:
     """A timbre of partials that are almost harmonic, as a function of a MIDI number and the seconds that it is held.
-    Partial k has a gain of about k ** -slope; the first one fades at a rate in 1/s, which is 0 for an organ, the upper
-    ones faster; `attack` is the seconds until a note is at its loudest."""
+    Partial k has a gain of about k ** -slope; the first fades at a rate in 1/s, 0 for an organ, the upper ones faster;
+    `attack` is the seconds until a note is loudest."""
     k = np.arange(1, partials + 1)[:, None]
     gains, ratios = rng.uniform(0.3, 1, k.shape) * k**-slope, k * rng.normal(1, 0.001, k.shape)
 
@@ -176,9 +175,9 @@ LEVELS = {"drums": -1.0, "bass": -1.8, "other": 0.0, "vocals": 2.2}  # dB
 
 
 def song(index: int, split: str = "train", seed: int = 0, seconds: float = 12.0) -> dict[str, np.ndarray]:
-    """The stems of one song, a pure function of its number within a split, train or test, the seed of the data set, and
-    the length in seconds, at least 1: float32 (2, L) at 44.1 kHz for each of `STEMS`, in multiples of 1 / 32768, so
-    that 16-bit files hold them and their sum exactly; no peak of a stem or of the sum exceeds 0.9."""
+    """The stems of a song, which depend on its number within a split, the seed, 0 or more, and the length in seconds
+    alone: float32 (2, L) at 44.1 kHz for each of `STEMS`, in multiples of 1 / 32768, so that 16-bit files hold them and
+    their sum, the mixture, exactly; no peak of a stem or of the sum exceeds 0.9."""
     rng, *rngs = (np.random.default_rng((seed, SPLITS.index(split), index, part)) for part in range(1 + len(STEMS)))
     score, peak, stems = compose(rng, seconds), rng.uniform(0.6, 0.89), {}
     room = bandpass(rng.standard_normal((2, RATE // 2)), 200, 6_000) * np.geomspace(0.01, 1e-5, RATE // 2)
@@ -199,12 +198,11 @@ def _write_song(root: Path, index: int, split: str, seed: int, seconds: float) -
 
 
 def generate(out: Path, train: int = 24, test: int = 6, seconds: float = 12.0, seed: int = 0) -> None:
-    """Writes the data set: OUT/{train,test}/<song>/{mixture,drums,bass,other,vocals}.wav, 44.1 kHz, 16 bits, stereo.
-    The mixture is the exact sum of the stems. The folder, which may exist if empty, appears whole or not at all; one
-    that already holds this very data set, as its demo.json tells, is left as it is. `train` and `test` are numbers of
-    songs, at least 1 and 0. Song n of a split depends on its length in `seconds`, at least 1, and on the `seed`, 0 or
-    more, not on the number of songs. Raises ValueError where a parameter is out of range, or another process generates
-    the same folder, FileExistsError where it holds something else, and OSError where it cannot be written."""
+    """Writes the data set: `out`/{train,test}/<song>/{mixture,drums,bass,other,vocals}.wav, 16 bits, `train` and `test`
+    songs, at least 1 and 0, of `seconds`, at least 1, see `song`. The folder, which may exist if empty, appears whole
+    or not at all; one that holds this very data set, as its demo.json tells, is left as it is. Raises ValueError where
+    a parameter is out of range, or another process generates the folder, FileExistsError where it holds something
+    else, and OSError where it cannot be written."""
     for name, value, least in (("train", train, 1), ("test", test, 0), ("seconds", seconds, 1), ("seed", seed, 0)):
         if not least <= value < float("inf"):
             raise ValueError(f"demo data: {name} must be at least {least}, not {value}")
@@ -214,12 +212,12 @@ def generate(out: Path, train: int = 24, test: int = 6, seconds: float = 12.0, s
     songs = [(index, split, seed, seconds) for split in SPLITS for index in range(parameters[split])]
     if [file.read_bytes() for file in out.glob("demo.json")] == [note] and len([*out.rglob("*.wav")]) == 5 * len(songs):
         return
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{given} holds something other than this demo data: remove it or choose another folder")
     alone = locked(lock, f"{given} is being generated by another process: wait for it")
     with ExitStack() as stack, alone, written_whole(out) as partial, ThreadPoolExecutor() as pool:
         stack.callback(lock.unlink, missing_ok=True)
-        written = pool.map(lambda parameters: _write_song(partial, *parameters), songs)
+        written = pool.map(lambda key: _write_song(partial, *key), songs)
         list(tqdm(written, desc="demo songs", total=len(songs), unit="song", disable=None))
         (partial / "demo.json").write_bytes(note)
         if out.is_dir():
