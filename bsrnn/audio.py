@@ -37,8 +37,7 @@ SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
 UNKNOWN, NEAR = (0x7F000000, 2**31, 2**32, 2**63), 2**12  # bytes: promised to a pipe, by sox nearly; the first in aiff
 WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, which most programs read as well
-
-# of what comes closest to the original: about 250 kbit/s in ogg, 320 kbit/s in mp3
+# about 250 kbit/s in ogg, 320 kbit/s in mp3
 COMPRESSION = {"OGG": {"compression_level": 0.2}, "MP3": {"compression_level": 0.0, "bitrate_mode": "CONSTANT"}}
 
 # how files start that are not compressed: wav, aiff, au, w64, caf
@@ -249,13 +248,9 @@ def read(path: str | os.PathLike) -> tuple[Tensor, int]:
 
 def write(paths: Sequence[Path], blocks: Iterable[Tensor], like: Recording, form: str = "wav") -> float:
     """Encode waveforms that come together in blocks (S, C, n), each to its file in a folder that exists, and return
-    their peak. Raises ValueError where the format does not hold them or they are not finite, OSError where a file
-    cannot be written.
-
-    Args:
-        like: has the sample rate, the channels and the length of each waveform.
-        form: one of `config.FORMATS`; all but "wav", which holds floats, cut off what exceeds full scale.
-    """
+    their peak. `like` has the sample rate, the channels and the length of each. A `form` is one of `config.FORMATS`;
+    all but "wav", which holds floats, cut off what exceeds full scale. Raises ValueError where the format does not hold
+    them or they are not finite, OSError where a file cannot be written."""
     _, kind, subtype = FORMATS[form]
     if kind == "WAV" and like.length * like.channels * 4 > WAV_BYTES:
         kind = "RF64"

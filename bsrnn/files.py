@@ -80,9 +80,8 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(file: Path, refusal: str, remedy: str = "") -> Iterator[None]:
-    """Keep other processes out as long as the context lasts; the lock ends with the process, however that ends. Raises
-    ValueError, which says the `refusal`, where another process has it, and OSError, with the `remedy`, where nothing
-    can be written to its folder, which is made if missing, then or later."""
+    """Keep other processes out; the lock ends with the process, however that ends. Raises ValueError, which says the
+    `refusal`, where another has it, and OSError, with the `remedy`, where `_writable` does."""
     with _writable(file.parent, remedy):
         try:
             with FileLock(file, timeout=0):
@@ -94,10 +93,8 @@ def locked(file: Path, refusal: str, remedy: str = "") -> Iterator[None]:
 def save_json(path: Path, content: Mapping) -> None:
     """Write a mapping as indented JSON: infinity, which that has not, as a number that is read as such, NaN as null."""
     with written_whole(path) as partial:
-        bare = re.compile(r"\b(?:Infinity|NaN)(?=,?$)", re.MULTILINE)  # as texts end with a quotation mark
-        partial.write_text(
-            bare.sub(lambda found: "null" if found[0] == "NaN" else "1e999", json.dumps(content, indent=2)) + "\n"
-        )
+        text = re.sub(r"\bInfinity(?=,?$)", "1e999", json.dumps(content, indent=2), flags=re.MULTILINE)
+        partial.write_text(re.sub(r"\bNaN(?=,?$)", "null", text, flags=re.MULTILINE) + "\n")  # texts end with a "
 
 
 def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
