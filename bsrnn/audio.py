@@ -64,8 +64,7 @@ class Recording:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Recording":
-        """Look at a file; of several audio streams the default one is meant. Raises FileNotFoundError, or ValueError
-        where it is not readable audio, or known to be damaged or cut off."""
+        """A file's default stream. Raises FileNotFoundError, or ValueError where it is known not to be whole audio."""
         return recordings(path)[0]
 
     def measured(self) -> "Recording":
@@ -80,16 +79,15 @@ class Recording:
         return self._decoded(0, self.length if self.stream is None else NEVER)
 
     def read(self, start: int = 0, frames: int = -1) -> Tensor:
-        """`frames` samples from `start` on, -1: to the end of a `measured` file, as (C, frames). Raises ValueError
-        where it is damaged, ends before, or holds samples that are not finite."""
+        """Samples (C, frames) from `start` on; -1: the rest of a `measured` file. Raises what `blocks` does."""
         stop = self.length if frames < 0 else start + frames
         return torch.cat([torch.zeros(self.channels, 0), *self._decoded(start, stop)], -1)
 
     def _decoded(self, start: int, stop: int) -> Iterator[Tensor]:
         """The samples from `start` to `stop` in blocks, which are finite; NEVER: what is there, at least one."""
         least = 1 if stop == NEVER else stop
-        decode = self._by_libsndfile if self.stream is None else self._by_libav
-        for place, decoded in decode(max(0, start - self.lead), stop):
+        first = max(0, start - self.lead)
+        for place, decoded in self._by_libsndfile(first, stop) if self.stream is None else self._by_libav(first):
             block = decoded[:, max(0, start - place) : stop - place]
             finite = np.isfinite(block.numpy())
             if not finite.all():
@@ -119,7 +117,7 @@ class Recording:
                 f"{self.path}: {what} after {place / self.sample_rate:.1f} s ({error.error_string.rstrip('.')})"
             ) from None
 
-    def _by_libav(self, start, _):
+    def _by_libav(self, start):
         yield 0, torch.zeros(self.channels, self.delay)
         converter, place = av.AudioResampler("fltp", frame_size=BLOCK), None
         for first, frame in chain(self._frames(max(0, start - self.delay)), [(0, None)]):
@@ -164,7 +162,7 @@ class Recording:
 def _whole_packets(path, container):
     """All packets of a file that libav opened; raises ValueError where one is not whole or missing at the end."""
     reached, whole, begin = 0, (container.duration or 0) / av.time_base, (container.start_time or 0) / av.time_base
-    if container.format.name == "avi":  # of which libav tells how long is what is there; 2^30 frames come from a pipe
+    if container.format.name == "avi":  # whose duration is that of what is there; ffmpeg tells a pipe 2^30 frames
         whole = max(stream.frames % 2**30 * float(stream.time_base) for stream in container.streams)
     for packet in container.demux():
         if packet.is_corrupt:
@@ -191,10 +189,9 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
             raise ValueError(f"{path}: is empty")
         page = start == b"OggS" and containers.last_ogg_page(path)
         whole = page or start in _UNCOMPRESSED or (start == b"fLaC" and containers.is_one_flac(path))
-        if whole and (recording := _opened(path)):
-            # a page that ends before its packets do is misplaced by libsndfile, unless the one before is decoded too
-            return [replace(recording, lead=LEAD + page if page else 0)]
-        return _streams(path)
+        # a page that ends before its packets do is misplaced by libsndfile, unless the one before is decoded too
+        recording = _opened(path, LEAD + page if page else 0) if whole else None
+        return [recording] if recording else _streams(path)
     except UnicodeEncodeError:
         raise ValueError(f"{str(path)!r}: its name is not UTF-8: rename it") from None
     except FFmpegError as error:  # of which some are errors of the system as well
@@ -205,7 +202,7 @@ def recordings(path: str | os.PathLike) -> list[Recording]:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _opened(path: Path) -> Recording | None:
+def _opened(path: Path, lead: int) -> Recording | None:
     """A file that libsndfile decodes; None if it does not, or would guess the length, as that of MPEG in a wav file."""
     with suppress(soundfile.LibsndfileError), soundfile.SoundFile(path) as file:
         sizes = _SIZES.search(file.extra_info)
@@ -215,7 +212,7 @@ def _opened(path: Path) -> Recording | None:
         if promised < there or not file.frames:
             raise ValueError(f"{path}: holds no samples, or its header was never finished: repair it")
         if not file.subtype.startswith("MPEG"):
-            return Recording(path, file.samplerate, file.channels, file.frames)
+            return Recording(path, file.samplerate, file.channels, file.frames, lead=lead)
 
 
 def _streams(path: Path) -> list[Recording]:
@@ -236,8 +233,7 @@ def _streams(path: Path) -> list[Recording]:
 
 
 def read(path: str | os.PathLike) -> tuple[Tensor, int]:
-    """Read a whole audio file: the waveform (C, L) and its sample rate in Hz. Raises what `Recording.open` and
-    `Recording.blocks` do."""
+    """A whole audio file: its waveform (C, L) and sample rate in Hz. Raises what `Recording.open` and `blocks` do."""
     recording = Recording.open(path)
     return torch.cat(list(recording.blocks()), -1), recording.sample_rate
 
