@@ -79,20 +79,14 @@ def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
 
 def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[int, int]], n_fft: int) -> Tensor:
     """uSDR within ranges of frequency: of the energies that the bins of an STFT of `n_fft` samples hold there, over a
-    whole track: (..., C, L) to (..., ranges) in dB. Ranges are half-open, of bins, as `BandSchema.bins` gives them.
-
-    NaN where the reference has less than a millionth of its energy, so where it is silent too. Ranges that partition
-    the bins share out the energies of reference and error; one range of all bins gives uSDR, but for the track's ends.
-    """
+    whole track: (..., C, L) to (..., ranges) in dB. Ranges are half-open, of bins, as `BandSchema.bins` gives them; one
+    of all bins gives uSDR, but for the track's ends. NaN where the reference has at most a millionth of its energy."""
     references, estimates = _pair(references, estimates)
-
-    def energies(signal):
-        bins = stft(signal, n_fft).abs().double().square().sum((-3, -1))  # (..., F)
-        bins[..., 1 : (n_fft + 1) // 2] *= 2  # bins of negative frequency; 0 Hz and Nyquist have none
-        return torch.stack([bins[..., low:high].sum(-1) for low, high in ranges], -1), bins.sum(-1, keepdim=True)
-
-    (signal, whole), (noise, _) = energies(references), energies(references - estimates)
-    return 10 * torch.log10(signal / noise).where((signal > 0) & (signal >= AUDIBLE * whole), torch.nan)
+    spectra = (stft(signals, n_fft).abs().double() for signals in (references, references - estimates))
+    bins = torch.stack([magnitudes.square().sum((-3, -1)) for magnitudes in spectra])  # (2, ..., F)
+    bins[..., 1 : (n_fft + 1) // 2] *= 2  # bins of negative frequency; 0 Hz and Nyquist have none
+    signal, noise = torch.stack([bins[..., low:high].sum(-1) for low, high in ranges], -1)
+    return 10 * torch.log10(signal / noise).where(signal > AUDIBLE * bins[0].sum(-1, keepdim=True), torch.nan)
 
 
 def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
