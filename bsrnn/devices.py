@@ -5,6 +5,7 @@ import ctypes
 import platform
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from multiprocessing.pool import ThreadPool
 
@@ -25,25 +26,22 @@ def torch_device(name: str) -> torch.device:
     return torch.device(known[0] if name == "auto" else name)
 
 
-def short_of_memory(error: MemoryError | RuntimeError) -> str | None:
+def short_of_memory(error: Exception) -> str | None:
     """Where memory does not suffice, cpu or cuda, by an error for which torch has no type; None: it says otherwise."""
     kinds = r"out of memory|not enough memory|allocate memory|bad_alloc|ALLOC_FAILED"
-    if not isinstance(error, MemoryError) and not re.search(kinds, str(error)):
-        return None
-    return "cuda" if re.search("CUDA|CUDNN", str(error)) else "cpu"
+    if isinstance(error, MemoryError) or re.search(kinds, str(error)):
+        return "cuda" if re.search("CUDA|CUDNN", str(error)) else "cpu"
 
 
 def keep_memory() -> None:
     """Let this process keep freed memory for its next use, where the C library is glibc, which by default hands every
     large block back to the system to be cleared for the next one: a third of the time of a training step of a small
     model on two cores. Peak memory grows by about a tenth."""
-    try:
+    with suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
-    for size in (2**25, 2**30):  # of which older ones refuse the second
-        mallopt(M_MMAP_THRESHOLD, size)
-    mallopt(M_TRIM_THRESHOLD, -1)
+        for size in (2**25, 2**30):  # of which older ones refuse the second
+            mallopt(M_MMAP_THRESHOLD, size)
+        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def has_bf16(device: torch.device) -> bool:

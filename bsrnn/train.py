@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -373,10 +373,8 @@ def last_checkpoint(folder: Path) -> tuple[Path | None, int]:
         if file.is_file():
             try:
                 return file, len(torch.load(file, map_location="cpu", weights_only=True)["history"])
-            except PermissionError:
-                raise
             except Exception as error:  # torch raises what zip files and unpickling raise
-                if isinstance(error, MemoryError | RuntimeError) and short_of_memory(error):
+                if isinstance(error, PermissionError) or short_of_memory(error):
                     raise
                 print(f"{file} is damaged and left aside", flush=True)
     return None, 0
@@ -406,9 +404,7 @@ def provenance(device: torch.device) -> dict:
 def _commit() -> str | None:
     """The commit of the code, with "-dirty" when package or profiles differ from it; None outside a git checkout."""
     command = ["git", "-C", files.root(), "status", "--porcelain=v2", "--branch", "--", "bsrnn", "profiles"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    dirty = not all(line.startswith("# ") for line in told)
-    return told[0].removeprefix("# branch.oid ")[:12] + ("-dirty" if dirty else "")
+    with suppress(OSError, subprocess.CalledProcessError):
+        commit, *told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        changed = any(not line.startswith("# ") for line in told)
+        return commit.removeprefix("# branch.oid ")[:12] + "-dirty" * changed
