@@ -439,12 +439,9 @@ class EpochSampler(Sampler):
         return self.batches * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        return (index for batch in range(self.batches) for index in self.batch(batch))
-
-    def batch(self, number: int) -> range:
-        """The samples of a batch of this epoch."""
-        first = ((self.epoch * self.batches + number) * self.processes + self.rank) * self.batch_size
-        return range(first, first + self.batch_size)
+        for batch in range(self.epoch * self.batches, (self.epoch + 1) * self.batches):
+            first = (batch * self.processes + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
 
 
 def check_heard(tracks: Sequence[Track], targets: Sequence[str], seconds: float, problems: list[str]) -> None:

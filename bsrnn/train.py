@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -111,7 +113,8 @@ def fit(
             print(f"{folder.name} was trained before: loaded, with the history of its training")
             print(*(epoch_line(row, config.max_epochs) for row in history), sep="\n")
         else:
-            history, seconds = _train(model, mixes, validation, config, folder, target, rank, processes)
+            module = TrainingModule(model, config, validation)
+            history, seconds = _train(module, mixes, folder, target, rank, processes)
             if rank == 0:
                 files.save_json(finished, record | {"seconds": seconds, "history": history})
             if processes > 1:
@@ -137,20 +140,11 @@ def _claimed(folder: Path, settings: dict) -> Iterator[None]:
 
 
 def _train(
-    model: BSRNN,
-    mixes: data.Mixes,
-    validation: list[data.Track],
-    config: TrainingConfig,
-    folder: Path,
-    device: torch.device,
-    rank: int,
-    processes: int,
+    module: "TrainingModule", mixes: data.Mixes, folder: Path, device: torch.device, rank: int, processes: int
 ) -> tuple[list[dict], float]:
     """Train to the end, from the folder's last checkpoint if it has one: the history, and the seconds that it took."""
+    model, config = module.model, module.settings
     sampler = data.EpochSampler(len(mixes), config.batch_size, rank, processes)
-    module = TrainingModule(
-        model, config, lambda batch: [s for i in sampler.batch(batch) for s in mixes.songs(i)], validation
-    )
     terminal = sys.stdout.isatty()  # where Lightning's bar goes
     # not finite is what the module refuses; a perfect score is infinite
     patience = EarlyStopping("validation_usdr", mode="max", patience=config.patience, check_finite=False)
@@ -163,7 +157,7 @@ def _train(
         print(f"going on after epoch {epochs}", flush=True)
     sampler.set_epoch(epochs)  # Lightning does so too, but only after workers have begun to read
     # every process validates something, if need be what another one does: Lightning would leave it out otherwise
-    validated = range(rank, max(len(validation), processes), processes)
+    validated = range(rank, max(len(module.validation), processes), processes)
     by_default = min(WORKERS, os.cpu_count() or 1) if device.type == "cuda" else 0
     workers = config.workers if config.workers >= 0 else by_default
     loader = DataLoader(
@@ -178,10 +172,8 @@ def _train(
     logger = logging.getLogger("lightning.pytorch")
     interrupt, level, hook = signal.getsignal(signal.SIGINT), logger.level, threading.excepthook
     model.train()
-    if has_graphs(device):  # before DDP wraps the model
-        card = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if processes > 1 else device
-        mixtures = torch.stack([mixes[0][0]] * config.batch_size).to(card)
-        module.graphed = Graphed(model.to(card), stft(mixtures, model.config.n_fft, model.config.padding), config.bf16)
+    local = int(os.environ["LOCAL_WORLD_SIZE"]) if processes > 1 else 1  # processes on this machine, of equal ones
+    rank_zero_only.rank = rank  # also where a scheduler started this process beside others
     threading.excepthook = lambda told: told.exc_type is OSError or hook(told)  # TensorBoard's raise it again, here
     logger.setLevel(logging.WARNING)  # Lightning's advertisements are for no log and no notebook
     try:
@@ -189,7 +181,9 @@ def _train(
             warnings.filterwarnings("ignore", module="lightning")  # its advice, and torch's of what it does
             trainer = lightning.Trainer(
                 accelerator=device.type,
-                **_placement(device, processes),
+                devices=[device.index or 0] if device.type == "cuda" and processes == 1 else local,
+                num_nodes=processes // local,
+                plugins=LightningEnvironment() if processes == 1 else None,  # not the scheduler's
                 precision="bf16-mixed" if config.bf16 else "32-true",
                 max_epochs=config.max_epochs,
                 accumulate_grad_batches=config.accumulate,
@@ -201,6 +195,10 @@ def _train(
                 logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
                 callbacks=callbacks,
             )
+            if has_graphs(device):  # before DDP wraps the model
+                mixtures = torch.stack([mixes[0][0]] * config.batch_size).to(trainer.strategy.root_device)
+                spectra = stft(mixtures, model.config.n_fft, model.config.padding)
+                module.graphed = Graphed(model.to(mixtures.device), spectra, config.bf16)
             trainer.fit(module, loader, validated, ckpt_path=last, weights_only=True)
     except SystemExit as end:
         signal.signal(signal.SIGINT, interrupt)
@@ -235,23 +233,12 @@ def _processes() -> tuple[int, int]:
     return (0, 1) if missing else (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
-def _placement(device: torch.device, processes: int) -> dict:
-    """On which devices Lightning trains: this one, or, under torchrun, one per process."""
-    if processes == 1:  # also where a scheduler started this process beside others
-        rank_zero_only.rank = 0
-        return {"devices": [device.index or 0] if device.type == "cuda" else 1, "plugins": LightningEnvironment()}
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    return {"devices": local, "num_nodes": processes // local, "strategy": "ddp"}
-
-
 class TrainingModule(lightning.LightningModule):
-    """The training and validation step of a BSRNN, for Lightning; `songs` names those of the batch of a number."""
+    """The training and validation step of a BSRNN, for Lightning; batches to validate are numbers of songs."""
 
-    def __init__(
-        self, model: BSRNN, config: TrainingConfig, songs: Callable = lambda batch: [], validation: Sequence = ()
-    ):
+    def __init__(self, model: BSRNN, config: TrainingConfig, validation: Sequence[data.Track] = ()):
         super().__init__()
-        self.model, self.settings, self.songs, self.validation = model, config, songs, validation
+        self.model, self.settings, self.validation = model, config, validation
         self.graphed: Graphed | None = None  # the model in training, where a card has graphs
         self.objective = losses.OBJECTIVES[config.loss]
         self.history: list[dict] = []
@@ -277,9 +264,10 @@ class TrainingModule(lightning.LightningModule):
         for part in self.model.heads.children() if self.model.frozen else [self.model]:
             norm = torch.nn.utils.clip_grad_norm_(part.parameters(), self.settings.clip_grad_norm)
             if not norm.isfinite():
-                last = self.trainer.fit_loop.batch_idx
-                batches = range(last - last % self.settings.accumulate, last + 1)  # of this step
-                songs = sorted({song for batch in batches for song in self.songs(batch)})
+                loader: Any = self.trainer.train_dataloader
+                last = self.trainer.fit_loop.batch_idx  # of this step
+                batches = islice(loader.batch_sampler, last - last % self.settings.accumulate, last + 1)
+                songs = sorted({song for batch in batches for index in batch for song in loader.dataset.songs(index)})
                 where = f"step {self.global_step + 1}; songs of the batch: {', '.join(songs)}"
                 raise FloatingPointError(f"loss or gradient is not finite in {where}")
 
