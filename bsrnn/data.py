@@ -107,9 +107,9 @@ def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str
         raise ValueError(f"portion must be above 0 and at most 1, not {portion}")
     songs, mapping = _songs(root, split), stem_mapping(root)
     if split != "test":
-        names = [song.name.removesuffix(STEM_FILE) for song in songs]
-        held_out = _held_out(root, names)
-        songs = [song for song, name in zip(songs, names, strict=True) if (name in held_out) == (split == "validation")]
+        names = {song.name.removesuffix(STEM_FILE): song for song in songs}
+        held_out = _held_out(root, [*names])
+        songs = [song for name, song in names.items() if (name in held_out) == (split == "validation")]
     if not songs:
         raise ValueError(f"{root}: no songs for {split}")
     tracks, found = [], [] if problems is None else problems
@@ -151,9 +151,8 @@ def _songs(root: Path, split: str) -> list[Path]:
         raise FileNotFoundError(f"{root}: has no {missing.pop()} folder beside the other")
     folder = root if missing else folders["test" if split == "test" else "train"]
     songs = [path for path in _visible(folder) if path.is_dir() or path.name.endswith(STEM_FILE)]
-    for song in songs:
-        if song.with_name(song.name + STEM_FILE) in songs:
-            raise ValueError(f"{song}: is a song as a folder and as a {STEM_FILE} file: remove one")
+    if twice := [song for song in songs if song.with_name(song.name + STEM_FILE) in songs]:
+        raise ValueError(f"{twice[0]}: is a song as a folder and as a {STEM_FILE} file: remove one")
     if missing and (split == "test" or not songs):
         raise FileNotFoundError(
             f"{root}: has no train and no test folder, and so no songs for {split}: songs right in it (folders of "
@@ -355,15 +354,13 @@ class Mixes(Dataset):
         found += [f"{path}: has another number of channels than {tracks[0].path}: convert it" for path in odd]
         found += [f"{source} is silent in all {len(tracks)} songs: nothing to learn" for source in silent]
         report(found, problems)
-        self.pools = dict.fromkeys(self.segments, self.segments)  # of all, by the source for which a sample is drawn
-        if config.target_songs:
-            self.pools = {
-                target: {
-                    source: [segment for segment in segments if segment[0] in heard[target]] or segments
-                    for source, segments in self.segments.items()
-                }
-                for target in model.sources
+        self.pools = {  # segments of all sources, by the source for which a sample is drawn
+            target: {
+                source: (config.target_songs and [part for part in parts if part[0] in heard[target]]) or parts
+                for source, parts in self.segments.items()
             }
+            for target in (model.sources if config.target_songs else self.segments)
+        }
         self.epoch_size = config.epoch_size or sum(
             max(1, int(track.length / track.sample_rate / model.chunk)) for track in tracks
         )
