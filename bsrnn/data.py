@@ -2,13 +2,9 @@
 
 A data set is a folder with train/ and test/, or with songs only; a song is a folder with one audio file per stem, as in
 MUSDB18-HQ, or a .stem.mp4 file, as in MUSDB18. A stem without a file is silent, and a mixture without one is the sum of
-the stems. A stems.yaml beside the songs may say which stems make up a source; files that no source names are left out,
-hidden files are not seen, and whether names are in capitals does not matter:
-
-    drums: [kick, snare, overheads]
-    bass: [bass]
-
-A validation.txt, a name in each line, may say which training songs validate.
+the stems. A stems.yaml beside the songs may say which stems make up a source, as `drums: [kick, snare]`; files that no
+source names are left out, hidden files are not seen, and whether names are in capitals does not matter. A
+validation.txt, a name in each line, may say which training songs validate.
 """
 
 import hashlib
@@ -226,9 +222,7 @@ def _open_track(song: Path, mapping: Mapping[str, tuple[str, ...]]) -> Track:
     parts = {source: tuple(found[stem] for stem in stems if stem in found) for source, stems in mapping.items()}
     every = tuple(found[stem] for stem in wanted if stem in found)
     if not every:
-        raise ValueError(
-            f"{song}: has no stems; expected audio files named {', '.join(wanted)} (a {MAPPING} can name others)"
-        )
+        raise ValueError(f"{song}: has no stems: none is named {', '.join(wanted)} (a {MAPPING} can name others)")
     parts["mixture"] = (found["mixture"],) if "mixture" in found else every
     for attribute in ("sample_rate", "length", "channels"):
         if len({getattr(part, attribute) for part in found.values()}) > 1:
@@ -421,9 +415,9 @@ def check_sources(wanted: Sequence[str], tracks: Sequence[Track]) -> None:
 
 
 class EpochSampler(Sampler):
-    """The samples of one of several processes, batch after batch: its `batch_size` of each batch of an epoch, which has
-    about `size` samples of all of them. Indices never repeat from epoch to epoch, so that an index alone says what to
-    draw; and all processes together take what one with the whole batch would take."""
+    """The samples of one of several processes: its `batch_size` of each batch of an epoch, which has about `size` of
+    all. Indices never repeat, so that one alone says what to draw; and all processes together take what one with the
+    whole batch would take."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1):
         self.batch_size, self.rank, self.processes, self.epoch = batch_size, rank, processes, 0

@@ -72,10 +72,9 @@ def fit(
     gradient is not finite; and OSError where a checkpoint cannot be written, of which the one before is intact.
 
     Args:
-        model: with initial weights.
         dataset: a folder of songs, see data.py; validation songs are held out of the training songs.
         folder: of this run; it gets what `Epochs` says, record.json at the end, and TensorBoard's events.
-        seed: of the training samples.
+        seed: of the training samples, not of the initial weights, which `model` has.
         details: what else the run depends on, such as the weights that it begins with, and its record shall say.
     """
     target = torch_device(device)
@@ -149,9 +148,7 @@ def _train(
     # not finite is what the module refuses; a perfect score is infinite
     patience = EarlyStopping("validation_usdr", mode="max", patience=config.patience, check_finite=False)
     average = [WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))] if config.ema else []
-    clock = Timer()  # it goes on with the training
-    # the average comes first, as it sees to it that the checkpoints hold the averaged weights
-    callbacks = [*average, Epochs(folder), patience, clock, *([TQDMProgressBar()] if terminal else [])]
+    bar, clock = [TQDMProgressBar()] if terminal else [], Timer()  # which goes on with the training
     last, epochs = last_checkpoint(folder)
     if epochs and rank == 0:
         print(f"going on after epoch {epochs}", flush=True)
@@ -193,7 +190,8 @@ def _train(
                 enable_progress_bar=terminal,
                 log_every_n_steps=10,
                 logger=TensorBoardLogger(folder, name=None, version="tensorboard"),
-                callbacks=callbacks,
+                # the average comes first, as it sees to it that the checkpoints hold the averaged weights
+                callbacks=[*average, Epochs(folder), patience, clock, *bar],
             )
             if has_graphs(device):  # before DDP wraps the model
                 mixtures = torch.stack([mixes[0][0]] * config.batch_size).to(trainer.strategy.root_device)
@@ -327,9 +325,8 @@ class TrainingModule(lightning.LightningModule):
 
 
 class Epochs(Checkpoint):
-    """After every epoch: last.ckpt, the one before it as previous.ckpt, history.csv, and model/ if validation was never
-    better; and a line where there is no bar, which logs and notebooks would show redrawn in vain. Lightning's own
-    checkpoints are not written whole, and keep nothing of the one before."""
+    """After every epoch: last.ckpt, the one before it as previous.ckpt, history.csv, model/ if validation was never
+    better, all written whole, unlike Lightning's own checkpoints; and a line where there is no bar."""
 
     def __init__(self, folder: Path):
         self.folder = folder
