@@ -87,19 +87,17 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
 
 def _unpacked(file: Path, **options):
     """What torch.load makes of a file of torch.save: of no program, which it would run, and of nothing compressed, as
-    torch stores plainly, and such a thing may have no end. ValueError if it is refused."""
+    torch stores plainly, and such a thing may have no end. OSError if it cannot be read, ValueError if it is refused."""
     try:
-        with file.open("rb"):
-            plain = not zipfile.is_zipfile(file)  # torch's older format, which holds no programs
-    except OSError as error:
-        raise type(error)(f"{file}: cannot be read ({error.strerror})") from None
-    try:
-        if not (plain and options["weights_only"]):
+        # torch's older format, which is no archive, holds no programs
+        if not options["weights_only"] or zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
             if any(x.compress_type != zipfile.ZIP_STORED or x.filename.endswith("constants.pkl") for x in entries):
                 raise pickle.UnpicklingError
         return torch.load(file, "cpu", **options)
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise type(error)(f"{file}: cannot be read ({error.strerror})") from None
     except Exception:  # torch raises what zip files and pickles raise
         reasons = "holds more than tensors, or is damaged, or no checkpoint"
         raise ValueError(f"{file} {reasons}: refused, nothing in it was run") from None
