@@ -60,7 +60,7 @@ class Config:
     """Everything that defines a model. The sizes are the paper's (section IV-A4), the rest is this project's choice;
     `CONFIGS` holds those of the paper, of its authors' later code, published ones, and a small one, by name."""
 
-    sources: tuple[str, ...] = ("vocals",)  # what the heads estimate
+    sources: tuple[str, ...] = ("vocals",)  # what the heads estimate, as files and modules can be named
     schema: str = setting("generic", "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-DIVISIONS-EDGES")
     sample_rate: int = setting(44_100, "of the model, in Hz", 1, 2**20)
     n_fft: int = setting(2048, "FFT size in samples; the hop is a quarter of it", 4, 2**16)
@@ -80,30 +80,23 @@ class Config:
     fader: bool = setting(False, "separate songs in chunks of 12 s that fade into each other, unless a hop is given")
 
     def __post_init__(self):
-        if not isinstance(self.sources, str):  # of which every letter would be one
-            object.__setattr__(self, "sources", tuple(self.sources))
         check(self)
-        named = (
-            isinstance(self.sources, tuple)
-            and self.sources
-            and all(  # as files and modules can be
-                isinstance(source, str) and source.isprintable() and re.fullmatch(r"[^/\\.]+", source)
-                for source in self.sources
-            )
-        )
+        names = () if isinstance(self.sources, str) else tuple(self.sources)  # every letter of a text would be one
+        valid = {x for x in names if isinstance(x, str) and x.isprintable() and re.fullmatch(r"[^/\\.]+", x)}
         rules = {
             f"sources must be one or more different names without / \\ . or controls, not {self.sources!r}": (
-                named and len(set(self.sources)) == len(self.sources)
+                0 < len(names) == len(valid)
             ),
-            f"a model has at most {MOST_SOURCES} sources, not {len(self.sources)}": len(self.sources) <= MOST_SOURCES,
+            f"a model has at most {MOST_SOURCES} sources, not {len(names)}": len(names) <= MOST_SOURCES,
             f"n_fft must be a multiple of {OVERLAP}, not {self.n_fft}": self.n_fft % OVERLAP == 0,
             f"chunk must be longer than a sample, not {self.chunk:g} s": self.chunk * self.sample_rate >= 1,
             f"feature_dim must be a multiple of attention_heads, not {self.feature_dim}": (
-                not self.attention_heads or self.feature_dim % self.attention_heads == 0
+                self.feature_dim % max(self.attention_heads, 1) == 0
             ),
         }
         if broken := [rule for rule, holds in rules.items() if not holds]:
             raise ValueError(broken[0])
+        object.__setattr__(self, "sources", names)
         if (count := sum(cost.parameters for cost in costs(self))) > MOST_PARAMETERS:
             raise ValueError(f"a model has at most {MOST_PARAMETERS:,} parameters, not {count:,}: choose smaller sizes")
 
