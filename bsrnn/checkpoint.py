@@ -87,7 +87,7 @@ def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
 
 def _unpacked(file: Path, **options):
     """What torch.load makes of a file of torch.save: of no program, which it would run, and of nothing compressed, as
-    torch stores plainly, and such a thing may have no end. OSError if it cannot be read, ValueError if it is refused."""
+    torch stores plainly, and such a thing may have no end. OSError if it cannot be read, ValueError if refused."""
     try:
         # torch's older format, which is no archive, holds no programs
         if not options["weights_only"] or zipfile.is_zipfile(file):

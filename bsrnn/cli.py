@@ -33,99 +33,104 @@ def there(text: str) -> Path:
     return path(text)
 
 
-def option(names: str, text: str, **settings) -> tuple[list[str], dict]:
-    """What argparse takes for an option or argument, whose help tells its default."""
-    if settings.get("default") not in (None, [], argparse.SUPPRESS):
-        text += f" (default: {settings['default']})"
-    return names.split(), {"help": text, **settings}
+def options_of(settings: type) -> dict[str, dict]:
+    """An option for each `setting` of a settings class, absent where it is not given."""
+    return {
+        f"--{item.metadata['flag'] or item.name}": {
+            "dest": item.name,
+            "default": argparse.SUPPRESS,
+            "help": f"{item.metadata['help']} (default: {item.default})",
+            **({"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}),
+        }
+        for item in fields(settings)
+        if item.metadata
+    }
 
 
-def options_of(*settings) -> Iterator[tuple[list[str], dict]]:
-    """An option for each field of a settings class, absent where it is not given."""
-    for item in settings:
-        form = {"action": argparse.BooleanOptionalAction} if item.type is bool else {"type": item.type}
-        text = f"{item.metadata['help']} (default: {item.default})"
-        yield option(f"--{item.metadata['flag'] or item.name}", text, dest=item.name, default=argparse.SUPPRESS, **form)
-
-
-# the first two before the command or after it, with the defaults of `main`
-DEVICE = option("--device", "auto, cpu, cuda or cuda:1 (default: auto)", default=argparse.SUPPRESS)
-SEED = option("--seed", "of weights and samples; -1: random (default: 0)", type=int, default=argparse.SUPPRESS)
+SHOWN = "(default: %(default)s)"
+DEVICE = {"--device": dict(help="auto, cpu, cuda or cuda:1 (default: auto)", default=argparse.SUPPRESS)}
+SEED = {"--seed": dict(help="of weights and samples; -1: random (default: 0)", type=int, default=argparse.SUPPRESS)}
 SONGS = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
-DATA = option("--musdbhq_location", SONGS, type=there, required=True)
+DATA = {"--musdbhq_location": dict(help=SONGS, type=there, required=True)}
 PATHS, SWITCH = {"type": there, "action": "append"}, {"action": "store_true"}
 MODEL = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
 STEP = "seconds between chunks as long as in training, less is better and slower; none means "
-TRAIN = (
-    *(DEVICE, SEED, DATA),
-    option("--name", "of the run, which lies in runs/NAME; the same command again goes on with it", required=True),
-    option("--part", "source, repeat for several; none means those of --config, or of the data", action="append"),
-    option("--config", "a model by name, see `bsrnn info`, from which only what is given below differs"),
-    option("--reduce_size", "the sizes of --config small, for the sources of the data", **SWITCH),
-    option("--generic_bands", "without --schema: generic (Y, the default) or the paper's V7 (N)", choices=("Y", "N")),
-    *options_of(*fields(Config)[1:], *fields(TrainingConfig)),
-    option("--checkpoint_fp", "model folder or name, whose frozen extractor is transferred to the parts", type=there),
-    option("--transfer", "transfer from --checkpoint_fp, whose schema, sizes and rate apply", **SWITCH),
-    option("--init", "model folder or name, to go on from with all its weights, for parts that it has", type=there),
-)
-INFER = (
-    DEVICE,
-    option("--checkpoint_fp --model", f"{MODEL}; none means open, which comes with bsrnn", default=[], **PATHS),
-    option("songs", "or folders of them: wav, flac, ogg, mp3, m4a, and most others", type=path, nargs="*"),
-    option("--input", "more songs, or folders of them", type=path, nargs="+", default=[]),
-    option("--out", "folder that gets SONG/SOURCE.wav; what is there is replaced", type=path, default="separated"),
-    option("--sources", "what to estimate of what the models can; none means everything", nargs="+"),
-    option("--residual", "also write what the estimated sources leave of the song", **SWITCH),
-    option("--format", "wav holds 32-bit floats; wav24 and wav16 are wav as well", choices=FORMATS, default="wav"),
-    option("--loudness", "one gain for stems beyond full scale, or cut them off", choices=LOUDNESS, default="rescale"),
-    option("--hop", f"{STEP}long chunks, or as published", type=float),
-    option("--skip-existing", "leave out songs whose stems are all there, of whatever bit depth", **SWITCH),
-    option("--fp32", "compute in float32 also where bfloat16 is faster", **SWITCH),
-)
-EVALUATE = (
-    DEVICE,
-    option("--checkpoint_fp", MODEL, default=[], **PATHS),
-    option("--estimates", "another program's TRACK/SOURCE.wav (or flac, ogg, mp3); repeatable", default=[], **PATHS),
-    DATA,
-    option("--split", "which songs", choices=SPLITS, default="test"),
-    option("--out", "CSV file that gets a row per run, song, source and metric, or goes on", type=path, required=True),
-    option("--bsseval", "also ISR, SIR and SAR, by museval: minutes per song and run", **SWITCH),
-    option("--museval", "folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=path),
-    option("--save-audio", "folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=path),
-    option("--hop", f"{STEP}half a chunk, or as published", type=float),
-    option("--bf16", "compute matrix products in bfloat16, on devices that have it", **SWITCH),
-    option("--sample_rate", "of the oracles, in Hz; none means that of the models, or 44100", type=int),
-    option("--n_fft", "of the oracles, in samples; none means that of the models, or 2048", type=int),
-)
-INFO = (option("model", "a model's name, folder or checkpoint file; none lists the names", nargs="?"),)
-IMPORT = (
-    option("checkpoint", "file to convert; nothing in it is executed", type=there),
-    option("out", "model folder to make", type=path),
-    option("--config", "the published model that it is, such as obsrnn-vocals", default="obsrnn-simo"),
-)
-DEMO_DATA = (option("out", "folder to make", type=path),)
+OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes for each of its options and arguments
+    "": DEVICE | SEED,  # before the command or after it, with the defaults of `main`
+    "train": {
+        **(DEVICE | SEED | DATA),
+        "--name": dict(help="of the run, in runs/NAME; the same command again goes on with it", required=True),
+        "--part": dict(help="source, repeat for several; none means those of --config, or the data", action="append"),
+        "--config": dict(help="a model by name, see `bsrnn info`, from which only what is given below differs"),
+        "--reduce_size": dict(help="the sizes of --config small, for the sources of the data", **SWITCH),
+        "--generic_bands": dict(help="without --schema: generic (Y, the default) or V7 (N)", choices=("Y", "N")),
+        **(options_of(Config) | options_of(TrainingConfig)),
+        "--checkpoint_fp": dict(help="model folder or name, whose extractor is transferred, frozen", type=there),
+        "--transfer": dict(help="transfer from --checkpoint_fp, whose schema, sizes and rate apply", **SWITCH),
+        "--init": dict(help="model folder or name, to go on from with all its weights, for its sources", type=there),
+    },
+    "infer": {
+        **DEVICE,
+        "--checkpoint_fp --model": dict(help=f"{MODEL}; none means open, which comes along", default=[], **PATHS),
+        "songs": dict(help="or folders of them: wav, flac, ogg, mp3, m4a, and most others", type=path, nargs="*"),
+        "--input": dict(help="more songs, or folders of them", type=path, nargs="+", default=[]),
+        "--out": dict(help=f"folder of SONG/SOURCE.wav; old ones are replaced {SHOWN}", type=path, default="separated"),
+        "--sources": dict(help="what to estimate of what the models can; none means everything", nargs="+"),
+        "--residual": dict(help="also write what the estimated sources leave of the song", **SWITCH),
+        "--format": dict(help=f"wav: 32-bit floats; wav24, wav16: integers {SHOWN}", choices=FORMATS, default="wav"),
+        "--loudness": dict(
+            help=f"one gain for stems over full scale, or cut off {SHOWN}", choices=LOUDNESS, default="rescale"
+        ),
+        "--hop": dict(help=f"{STEP}long chunks, or as published", type=float),
+        "--skip-existing": dict(help="leave out songs whose stems are all there, of whatever bit depth", **SWITCH),
+        "--fp32": dict(help="compute in float32 also where bfloat16 is faster", **SWITCH),
+    },
+    "evaluate": {
+        **DEVICE,
+        "--checkpoint_fp": dict(help=MODEL, default=[], **PATHS),
+        "--estimates": dict(help="another program's TRACK/SOURCE.wav, flac, ogg, mp3; repeatable", default=[], **PATHS),
+        **DATA,
+        "--split": dict(help=f"which songs {SHOWN}", choices=SPLITS, default="test"),
+        "--out": dict(help="CSV table, new or not: a row per run, song, source and metric", type=path, required=True),
+        "--bsseval": dict(help="also ISR, SIR and SAR, by museval: minutes per song and run", **SWITCH),
+        "--museval": dict(help="folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=path),
+        "--save-audio": dict(help="folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=path),
+        "--hop": dict(help=f"{STEP}half a chunk, or as published", type=float),
+        "--bf16": dict(help="compute matrix products in bfloat16, on devices that have it", **SWITCH),
+        "--sample_rate": dict(help="of the oracles, in Hz; none means that of the models, or 44100", type=int),
+        "--n_fft": dict(help="of the oracles, in samples; none means that of the models, or 2048", type=int),
+    },
+    "info": {"model": dict(help="a model's name, folder or checkpoint file; none lists the names", nargs="?")},
+    "models": {},
+    "import": {
+        "checkpoint": dict(help="file to convert; nothing in it is executed", type=there),
+        "out": dict(help="model folder to make", type=path),
+        "--config": dict(help=f"the published model that it is, such as obsrnn-bass {SHOWN}", default="obsrnn-simo"),
+    },
+    "demo-data": {"out": dict(help="folder to make", type=path)},
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `bsrnn`; each command's function is its `run` default."""
     text = "Band-split RNN music source separation: train, separate, evaluate."
     parser = argparse.ArgumentParser("bsrnn", description=text)
-    for names, settings in (DEVICE, SEED):
-        parser.add_argument(*names, **settings)
+    for names, settings in OPTIONS[""].items():
+        parser.add_argument(names, **settings)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, run, text, options in (
-        ("train", train, "train a model for one or several sources, or transfer one to new sources", TRAIN),
-        ("infer", infer, "separate songs into their sources", INFER),
-        ("evaluate", evaluate, "score models, baselines and others on the songs of a split", EVALUATE),
-        ("info", info, "show a model's bands, parameters and cost", INFO),
-        ("models", models, "list the published models: sources, size, licence, scores, whether cached", ()),
-        ("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt", IMPORT),
-        ("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout", DEMO_DATA),
+    for name, run, text in (
+        ("train", train, "train a model for one or several sources, or transfer one to new sources"),
+        ("infer", infer, "separate songs into their sources"),
+        ("evaluate", evaluate, "score models, baselines and others on the songs of a split"),
+        ("info", info, "show a model's bands, parameters and cost"),
+        ("models", models, "list the published models: sources, size, licence, scores, whether cached"),
+        ("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt"),
+        ("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout"),
     ):
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.set_defaults(run=run)
-        for names, settings in options:
-            command.add_argument(*names, **settings)
+        for names, settings in OPTIONS[name].items():
+            command.add_argument(*names.split(), **settings)
     return parser
 
 
