@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; an error the user can mend is one line and exit code 2."""
+    """Run a command; an error the user can mend is one line and exit code 2, which `infer` returns by itself."""
     args = argparse.Namespace(device="auto", seed=0)
     try:
         build_parser().parse_args(arguments, args)
@@ -147,14 +147,13 @@ def main(arguments: list[str] | None = None) -> int:
             args.seed = random.randrange(MOST_SEED)
             print(f"seed {args.seed}")
         with _cleaning_up(), _told_out_of_memory():
-            args.run(args)
+            return args.run(args) or 0
     except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         print(f"bsrnn {args.command}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"bsrnn {args.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 @contextmanager
@@ -246,7 +245,7 @@ def _given(args: argparse.Namespace, settings: type) -> dict:
     return {item.name: getattr(args, item.name) for item in fields(settings) if hasattr(args, item.name)}
 
 
-def infer(args: argparse.Namespace) -> None:
+def infer(args: argparse.Namespace) -> int:
     given = [*args.songs, *args.input]
     if not given:
         raise ValueError("which song? Give one before the options, or after --input")
@@ -262,7 +261,7 @@ def infer(args: argparse.Namespace) -> None:
     separator = separate.Separator.from_pretrained(
         *args.checkpoint_fp, sources=args.sources, hop=args.hop, device=args.device, bf16=False if args.fp32 else None
     )
-    inputs, failures = {os.path.realpath(song) for song in songs}, []
+    inputs, code = {os.path.realpath(song) for song in songs}, 0
     stems = {song: separator.targets(folder, args.format, args.residual).values() for song, folder in songs.items()}
     if taken := [(song, stem) for song in songs for stem in stems[song] if os.path.realpath(stem) in inputs]:
         raise ValueError("{}: its stem {} would take the place of a song: choose another --out".format(*taken[0]))
@@ -276,18 +275,15 @@ def infer(args: argparse.Namespace) -> None:
                     song, folder, form=args.format, residual=args.residual, loudness=args.loudness, progress=True
                 )
         except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, MemoryError) as error:
-            # of this song; the others may be better
-            failures.append(str(error))
-            continue
-        except OSError as error:  # of writing, which will be no better for the others
-            raise OSError("\n".join([*failures, str(error)])) from None
-        if written.peak > 1 and args.format != "wav":
-            what = f"all were scaled by {written.gain:.3f}" if written.gain < 1 else "what exceeds was cut off"
-            level = f"{song}: the stems peak at {written.peak:.2f}, full scale is 1"
-            print(f"{level}: {what}; --format wav keeps them as they are", file=sys.stderr)
-        print(*written.files, sep="\n")
-    if failures:
-        raise ValueError("\n".join(failures))
+            print(f"bsrnn infer: {error}", file=sys.stderr)  # of this song; the others may be better
+            code = EXIT_USER_ERROR
+        else:
+            if written.peak > 1 and args.format != "wav":
+                what = f"all were scaled by {written.gain:.3f}" if written.gain < 1 else "what exceeds was cut off"
+                level = f"{song}: the stems peak at {written.peak:.2f}, full scale is 1"
+                print(f"{level}: {what}; --format wav keeps them as they are", file=sys.stderr)
+            print(*written.files, sep="\n")
+    return code
 
 
 def evaluate(args: argparse.Namespace) -> None:
