@@ -13,6 +13,7 @@ not at all, and cli.py is the command line.
 """
 
 import importlib
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,14 +23,11 @@ if TYPE_CHECKING:
     from bsrnn.separate import Separator
 
 _MODULES = {"Separator": "separate", "BSRNN": "model", "Config": "config", "band_schema": "bands"}
+__version__ = next((found.version for found in distributions(name="bsrnn")), None)  # None where it is not installed
 __all__ = ["BSRNN", "Config", "Separator", "band_schema"]
 
 
 def __getattr__(name: str):  # torch is loaded when it is needed, so that the command line answers at once
-    if name == "__version__":  # None in a checkout that is not installed
-        from importlib.metadata import distributions
-
-        return next((found.version for found in distributions(name="bsrnn")), None)
     if name not in _MODULES:
         raise AttributeError(f"module 'bsrnn' has no attribute {name!r}")
     return getattr(importlib.import_module(f"bsrnn.{_MODULES[name]}"), name)

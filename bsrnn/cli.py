@@ -210,7 +210,7 @@ def train(args: argparse.Namespace) -> None:
     exclusive = [f"--{name}" for name in (*bases, *(given if origin else ()))]
     if len(exclusive) > 1:
         raise ValueError(f"{exclusive[0]} and {exclusive[1]} exclude each other: both say how large the model is")
-    config = named_config(args.config) if args.config else None
+    config = named_config(args.config) if args.config else CONFIGS["small"] if args.reduce_size else Config()
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Lightning imports it, and a home may be read-only
     from bsrnn import checkpoint, data, devices, files, train
@@ -222,17 +222,16 @@ def train(args: argparse.Namespace) -> None:
         if len(names := pretrained.models(origin)) > 1:
             raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
         base = checkpoint.load(*pretrained.folders(origin))
-        config = base.config if args.init else None  # which tells the sources
-    sources = tuple(args.part or (config.sources if config else data.stem_mapping(dataset)))
-    if args.init and not set(sources) <= set(base.config.sources):
-        raise ValueError(f"{args.init} estimates {', '.join(base.config.sources)} only: take --transfer for others")
+        config = base.config
+    sources = tuple(args.part or (config.sources if args.config or args.init else data.stem_mapping(dataset)))
+    if args.init and not set(sources) <= set(config.sources):
+        raise ValueError(f"{args.init} estimates {', '.join(config.sources)} only: take --transfer for others")
     train.seed_everything(args.seed)
     if origin:
         model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)
     else:
         if "feature_dim" in given:
             given.setdefault("hidden_dim", 2 * given["feature_dim"])
-        config = config or (CONFIGS["small"] if args.reduce_size else Config())
         model = BSRNN(replace(config, sources=sources, **given))
     folder = files.root() / "runs" / args.name
     init = args.init and checkpoint.digest(*model.children())
@@ -303,15 +302,14 @@ def info(args: argparse.Namespace) -> None:
     if args.model is None:
         print("\n".join(CONFIGS))
         return
-    found = os.path.exists(args.model)
-    place = Path(args.model) if found else pretrained.place(args.model)
+    place = Path(args.model) if os.path.exists(args.model) else pretrained.place(args.model)
     place = place.parent if place.name in ("config.json", "model.safetensors") else place
     if place.is_file():
         from bsrnn import checkpoint
 
         config = checkpoint.load(place).config
     else:  # without torch, whose import takes seconds
-        config = Config.read(place) if found or (place / "config.json").is_file() else named_config(args.model)
+        config = Config.read(place) if place.is_dir() else named_config(args.model)
     print(describe(config))
 
 
