@@ -108,9 +108,11 @@ def convert(file: Path, config: Config) -> BSRNN:
     in the order of `config.sources`, with the errors of `load`. Nothing in the file is ever executed."""
     content = _unpacked(file, pickle_module=_Restricted, weights_only=False, mmap=True)
     try:
-        kept = {name: w.detach() for name, w in content["state_dict"].items() if not name.endswith("transf.window")}
-        # convolutions of width 1 as matrices
-        theirs = {name: w.flatten(1) if w.ndim > 2 and w.shape[-1] == 1 else w for name, w in kept.items()}
+        theirs = {  # convolutions of width 1 as matrices
+            name: w.flatten(1) if w.ndim > 2 and w.shape[-1] == 1 else w
+            for name, w in content["state_dict"].items()
+            if not name.endswith("transf.window")
+        }
         ours = _translated(theirs, config) | theirs  # of which nothing should be left
     except KeyError as error:
         raise ValueError(f"{file} is of another architecture: it has no {error.args[0]}") from None

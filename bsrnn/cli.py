@@ -113,8 +113,7 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `bsrnn`; each command's function is its `run` default."""
-    text = "Band-split RNN music source separation: train, separate, evaluate."
-    parser = argparse.ArgumentParser("bsrnn", description=text)
+    parser = argparse.ArgumentParser("bsrnn", description="Separate music into its sources by band-split RNNs.")
     for names, settings in OPTIONS[""].items():
         parser.add_argument(names, **settings)
     commands = parser.add_subparsers(dest="command", required=True)
