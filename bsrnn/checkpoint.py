@@ -99,8 +99,9 @@ def _unpacked(file: Path, **options):
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise type(error)(f"{file}: cannot be read ({error.strerror})") from None
     except Exception:  # torch raises what zip files and pickles raise
-        reasons = "holds more than tensors, or is damaged, or no checkpoint"
-        raise ValueError(f"{file} {reasons}: refused, nothing in it was run") from None
+        raise ValueError(
+            f"{file} holds more than tensors, or is damaged, or no checkpoint: nothing of it ran"
+        ) from None
 
 
 def convert(file: Path, config: Config) -> BSRNN:

@@ -78,9 +78,7 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
         "--sources": dict(help="what to estimate of what the models can; none means everything", nargs="+"),
         "--residual": dict(help="also write what the estimated sources leave of the song", **SWITCH),
         "--format": dict(help=f"wav: 32-bit floats; wav24, wav16: integers {SHOWN}", choices=FORMATS, default="wav"),
-        "--loudness": dict(
-            help=f"one gain for stems over full scale, or cut off {SHOWN}", choices=LOUDNESS, default="rescale"
-        ),
+        "--loudness": dict(help=f"one gain for peaks above 1, or cut off {SHOWN}", choices=LOUDNESS, default="rescale"),
         "--hop": dict(help=f"{STEP}long chunks, or as published", type=float),
         "--skip-existing": dict(help="leave out songs whose stems are all there, of whatever bit depth", **SWITCH),
         "--fp32": dict(help="compute in float32 also where bfloat16 is faster", **SWITCH),

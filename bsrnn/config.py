@@ -151,9 +151,8 @@ class Cost:
 def costs(config: Config) -> list[Cost]:
     """The cost of every module of a model by arithmetic, in the order of the data, each head by its source.
 
-    Counted are the products of features with weights, and of attention's tokens, as in the plain definition of the
-    model: not norms, gates, the STFT or the product of mask and mixture, which are together below 1% of the paper's
-    model. A second of audio is one of a chunk, so overlapping chunks cost that many times more; a channel is alone.
+    Counted are the products of features with weights, and of attention's tokens: not norms, gates, the STFT or the
+    product of mask and mixture, together below 1% of the paper's model. Overlapping chunks cost that many times more.
     """
     bins, blocks = config.bins(), config.num_blstm_layers
     rate = config.chunk_frames / config.chunk  # frames per second
@@ -206,7 +205,6 @@ def describe(config: Config) -> str:
     rows, bins = costs(config), config.bins()
     starts = " ".join(f"{start * config.sample_rate / config.n_fft:.0f}" for start, _ in bins)
     total = Cost("total", sum(row.parameters for row in rows), math.fsum(row.macs for row in rows))
-    channels = "kept together" if config.tac else "separated one by one, with the same weights"
     table = "\n".join(f"{row.module:<16}{row.parameters:>12,}{row.macs / 1e9:>12.3f}" for row in [*rows, total])
     return (
         f"sources         {', '.join(config.sources)}\n"
@@ -214,7 +212,7 @@ def describe(config: Config) -> str:
         f"{textwrap.fill(starts, 100, initial_indent=' ' * 16, subsequent_indent=' ' * 16)}\n"
         f"STFT            {config.n_fft} / {config.n_fft // OVERLAP} samples at {config.sample_rate} Hz\n"
         f"chunk           {config.chunk:g} s, {config.chunk_frames} frames: each output frame sees them all\n"
-        f"channels        {channels}\n\n"
+        f"channels        {'kept together' if config.tac else 'separated one by one, with the same weights'}\n\n"
         f"module            parameters      GMAC/s\n{table}\n\n"
         "GMAC/s: billions of multiply-accumulates per second of audio, for one channel"
     )
