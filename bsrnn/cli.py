@@ -52,7 +52,7 @@ DEVICE = {"--device": dict(help="auto, cpu, cuda or cuda:1 (default: auto)", def
 SEED = {"--seed": dict(help="of weights and samples; -1: random (default: 0)", type=int, default=argparse.SUPPRESS)}
 SONGS = "folder of songs with their stems, with train/ and test/ or without; or demo: generated songs"
 DATA = {"--musdbhq_location": dict(help=SONGS, type=there, required=True)}
-PATHS, SWITCH = {"type": there, "action": "append"}, {"action": "store_true"}
+PATHS, SWITCH = {"type": there, "action": "append", "default": []}, {"action": "store_true"}
 MODEL = "model folder, last.ckpt of a training, or a published model by name; repeat for several models"
 STEP = "seconds between chunks as long as in training, less is better and slower; none means "
 OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes for each of its options and arguments
@@ -71,7 +71,7 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
     },
     "infer": {
         **DEVICE,
-        "--checkpoint_fp --model": dict(help=f"{MODEL}; none means open, which comes along", default=[], **PATHS),
+        "--checkpoint_fp --model": dict(help=f"{MODEL}; none means open, which comes with bsrnn", **PATHS),
         "songs": dict(help="or folders of them: wav, flac, ogg, mp3, m4a, and most others", type=path, nargs="*"),
         "--input": dict(help="more songs, or folders of them", type=path, nargs="+", default=[]),
         "--out": dict(help=f"folder of SONG/SOURCE.wav; old ones are replaced {SHOWN}", type=path, default="separated"),
@@ -85,8 +85,8 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
     },
     "evaluate": {
         **DEVICE,
-        "--checkpoint_fp": dict(help=MODEL, default=[], **PATHS),
-        "--estimates": dict(help="another program's TRACK/SOURCE.wav, flac, ogg, mp3; repeatable", default=[], **PATHS),
+        "--checkpoint_fp": dict(help=MODEL, **PATHS),
+        "--estimates": dict(help="another program's TRACK/SOURCE.wav (or flac, ogg, mp3); repeatable", **PATHS),
         **DATA,
         "--split": dict(help=f"which songs {SHOWN}", choices=SPLITS, default="test"),
         "--out": dict(help="CSV table, new or not: a row per run, song, source and metric", type=path, required=True),
