@@ -102,7 +102,8 @@ def score(
         kept = [museval_folder / estimator.name / split / f"{track.name}.json"] if museval_folder else []
         if audio_folder and estimator.is_model:
             kept += [audio_folder / estimator.name / track.name / f"{source}.wav" for source in estimator.sources]
-        return table.holds(estimator.name, track.name, metrics) and all(file.is_file() for file in kept)
+        rows = ((estimator.name, split, track.name, source, name) for source in estimator.sources for name in metrics)
+        return all(row in table.scores for row in rows) and all(file.is_file() for file in kept)
 
     todo = [(track, estimator) for track in tracks for estimator in estimators if not is_done(estimator, track)]
     if done := len(tracks) * len(estimators) - len(todo):
@@ -164,60 +165,53 @@ def means(rows: Sequence[Mapping]) -> str:
 
 
 class ScoreTable:
-    """Rows of scores by run and track, in the order of the runs of `settings`, which tells what their scores depend on,
-    and of the names of `tracks`. With a CSV file, they are those of the file as well, which is written whole each time,
-    and a .settings.json beside it holds the settings; ValueError if it holds scores of others, or of unknown ones.
-    Several processes may add to a file at once."""
+    """Rows of scores in the order of the runs of `settings`, which tells what their scores depend on, and of the names
+    of `tracks`, after those of other runs. With a CSV file, they are those of the file as well, which is written whole
+    each time, and a .settings.json beside it holds the settings; ValueError if it holds scores of others, or of unknown
+    ones. Several processes may add to a file at once."""
 
     def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
         self.settings, self.file = dict(settings), file
         self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
-        self.added, self.parts = {}, {}  # (run, track) -> rows: what is new, and what the file holds
-        if file:
-            self._read(file)  # refuses before anything is written
-            self._write(file)
+        self.scores = self._read()[1]  # refuses before anything is written
+        self.add([])  # tells now where nothing can be
 
-    def _read(self, file: Path) -> tuple[dict, dict[tuple[str, str], list[dict]]]:
-        """The settings and the rows that the file holds."""
-        if not file.exists():
+    def _read(self) -> tuple[dict[str, dict], dict[tuple[str, ...], dict]]:
+        """The settings that the file holds, and its rows by all their columns but the value."""
+        if not (self.file and self.file.exists()):
             return {}, {}
-        if file.is_dir():
-            raise IsADirectoryError(f"{file} is a folder, not a file")
-        note = file.with_suffix(NOTE)
+        if self.file.is_dir():
+            raise IsADirectoryError(f"{self.file} is a folder, not a file")
+        note, remedy = self.file.with_suffix(NOTE), "choose another file"
         try:
-            known, parts = json.loads(note.read_text()), defaultdict(list)
-            for row in read_rows(file):
-                parts[row["run"], row["track"]].append(row)
+            known, scores = json.loads(note.read_text()), _by_key(read_rows(self.file))
         except (OSError, ValueError, KeyError):
-            wrong = f"{file} is there, but not as a table of scores with {note.name} beside it"
-            raise ValueError(f"{wrong}: remove it or choose another file") from None
+            raise ValueError(
+                f"{self.file} is there, but not as a table of scores with {note.name} beside it: remove it or {remedy}"
+            ) from None
         for run in self.settings.keys() & known.keys():
-            files.check_same(known[run], self.settings[run], f"{file} holds scores of {run}", "choose another file")
-        return known, dict(parts)
+            files.check_same(known[run], self.settings[run], f"{self.file} holds scores of {run}", remedy)
+        return known, scores
 
-    def _write(self, file: Path) -> None:
-        """Write the rows that were added to those that the file holds by now."""
+    def add(self, rows: Sequence[dict]) -> None:
+        """Take rows in place of those of the same run, song, source and metric; all others are as the file has them."""
+        if self.file is None:
+            self.scores |= _by_key(rows)
+            return
         # the folder first, which says best why nothing can be written to it
-        with files.written_together(file.parent), FileLock(file.with_name(f".{file.name}.lock")):
-            known, self.parts = self._read(file)
-            files.save_json(file.with_suffix(NOTE), known | self.settings)
-            if self.added:
-                files.save_rows(file, self.rows())
-
-    def holds(self, run: str, track: str, metrics: Sequence[str]) -> bool:
-        """Whether a song has all of these metrics."""
-        return set(metrics) <= {row["metric"] for row in self.parts.get((run, track), ())}
-
-    def add(self, rows: list[dict]) -> None:
-        """Take the rows of one run and track in place of those it has."""
-        self.added[rows[0]["run"], rows[0]["track"]] = rows
-        if self.file:
-            self._write(self.file)
+        with files.written_together(self.file.parent), FileLock(self.file.with_name(f".{self.file.name}.lock")):
+            known, scores = self._read()
+            self.scores = scores | _by_key(rows)
+            files.save_json(self.file.with_suffix(NOTE), known | self.settings)
+            if rows:
+                files.save_rows(self.file, self.rows())
 
     def rows(self) -> list[dict]:
-        """All rows: those of other runs, then in the order of runs and tracks."""
-        parts = self.parts | self.added
-        return [row for key in sorted(parts, key=lambda key: self.ranks.get(key, -1)) for row in parts[key]]
+        return sorted(self.scores.values(), key=lambda row: self.ranks.get((row["run"], row["track"]), -1))
+
+
+def _by_key(rows: Sequence[dict]) -> dict[tuple[str, ...], dict]:
+    return {tuple(row[name] for name in COLUMNS[:-1]): row for row in rows}
 
 
 def read_rows(file: Path) -> list[dict]:
