@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
+from torch.nn.functional import normalize, pad
 from tqdm import tqdm
 
 import bsrnn
@@ -250,8 +251,7 @@ def find_estimators(
             raise ValueError(f"the models differ in {name}: give the oracles' --{name}")
         oracles[name] = values.pop()
     found += baselines(tracks[0].sources, **oracles)
-    names = [estimator.name for estimator in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := [name for name, count in Counter(estimator.name for estimator in found).items() if count > 1]:
         raise ValueError(f"two runs would have the name {twice[0]}: rename the folder of one")
     return found
 
@@ -282,13 +282,14 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
         problems += [f"{folder / track.name}: has no estimate of {name}" for name in names if name.lower() not in stems]
         problems += [problem for estimate in stems.values() for problem in _mismatches(estimate, track)]
     report(problems)
-
-    def read(track: Track, _: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([found[track][source.lower()].read() for source in names])
-
     used = [estimate.path for stems in found.values() for estimate in stems.values()]
     states = {file.relative_to(folder).as_posix(): [file.stat().st_size, file.stat().st_mtime_ns] for file in used}
-    return Estimator(Path(os.path.abspath(folder)).name, tuple(names), read, {"files": states})
+    return Estimator(
+        Path(os.path.abspath(folder)).name,
+        tuple(names),
+        lambda track, _: torch.stack([found[track][source.lower()].read() for source in names]),
+        {"files": states},
+    )
 
 
 def _mismatches(estimate: audio.Recording, track: Track) -> list[str]:
@@ -315,9 +316,8 @@ def baselines(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Es
     """
     Config(sources, sample_rate=sample_rate, n_fft=n_fft)  # refuses what no model can have
     settings = {"sample_rate": sample_rate, "n_fft": n_fft}
-    tiny = torch.finfo(torch.float).tiny
     masks = {
-        "IRM": lambda mixture, stems: mixture * stems.abs() / stems.abs().sum(0).clamp_min(tiny),
+        "IRM": lambda mixture, stems: mixture * normalize(stems.abs(), p=1, dim=0),
         "STFT": lambda mixture, stems: stems.where(mixture != 0, 0),  # stems / mixture * mixture
     }
     return [
@@ -334,7 +334,7 @@ def _masked(mask: Callable, track: Track, song: Mapping[str, Tensor], sample_rat
     spectra = stft(resampled, n_fft).unflatten(0, signals.shape[:2])
     estimates = istft(mask(spectra[0], spectra[1:]), n_fft, resampled.shape[-1])
     back = audio.resample(estimates.flatten(0, 1), sample_rate, track.sample_rate)  # too long or short, if by little
-    return torch.nn.functional.pad(back, (0, track.length - back.shape[-1])).unflatten(0, estimates.shape[:2])
+    return pad(back, (0, track.length - back.shape[-1])).unflatten(0, estimates.shape[:2])
 
 
 def _write_museval(folder: Path, track: str, sources: Sequence[str], frames: Mapping[str, Tensor]) -> None:
