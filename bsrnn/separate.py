@@ -91,8 +91,8 @@ class Separator:
         if not flat.isfinite().all():
             raise ValueError("the waveform holds samples that are not finite (NaN or infinity)")
         stems = {}
-        for model in self.models:
-            with autocast(_device(model), self.bf16):
+        with autocast(_device(self.models[0]), self.bf16):
+            for model in self.models:
                 stems |= separate(model, flat, sample_rate, hop=self.hop, long=long)
         stems = {source: stem.reshape(song.shape).to(song) for source, stem in stems.items()}
         return {source: stem.numpy() if isinstance(waveform, np.ndarray) else stem for source, stem in stems.items()}
@@ -128,25 +128,24 @@ class Separator:
         targets = self.targets(folder, form, residual)
         if recording.path.resolve() in {target.resolve() for target in targets.values()}:
             raise ValueError(f"{song}: its stems would be written over it: choose another folder")
-        with written_together(Path(folder)) as new:
+        with written_together(Path(folder)) as new, autocast(_device(self.models[0]), self.bf16):
             stems = {name: new / path.name for name, path in targets.items()}
             audio.write([*stems.values()], [], recording, form)  # refuses now what it would refuse at the end
             levels = audio.Levels.of(_shown(recording.blocks(), recording, "listening", progress))
             recording = replace(recording, length=levels.length)
             floats = stems if form == "wav" else {name: new / f"{name}.floats" for name in targets}
-            peaks = []
-            for model in self.models:
-                sources = model.config.sources
-                blocks = separated(model, recording.blocks(), recording.sample_rate, levels, self.hop, long=True)
-                blocks = _shown(blocks, recording, ", ".join(sources), progress)
-                with autocast(_device(model), self.bf16):
-                    peaks.append(audio.write([floats[source] for source in sources], blocks, recording))
+            parts = {
+                m.config.sources: separated(m, recording.blocks(), recording.sample_rate, levels, self.hop, long=True)
+                for m in self.models
+            }
             if residual:
-                rest = _rest(recording.blocks(), [audio.Recording.open(floats[source]) for source in self.sources])
-                peaks.append(audio.write([floats[RESIDUAL]], _shown(rest, recording, RESIDUAL, progress), recording))
-            peak, gain = max(peaks), 1.0
+                parts[RESIDUAL,] = _rest(recording.blocks(), [floats[source] for source in self.sources])
+            peak = 0.0
+            for names, blocks in parts.items():
+                blocks = _shown(blocks, recording, ", ".join(names), progress)
+                peak = max(peak, audio.write([floats[name] for name in names], blocks, recording))
+            gain = 1 / peak if form != "wav" and loudness == "rescale" and peak > 1 else 1.0
             if form != "wav":
-                gain = 1 / peak if loudness == "rescale" and peak > 1 else 1.0
                 for name, path in stems.items():
                     blocks = (gain * block[None] for block in audio.Recording.open(floats[name]).blocks())
                     audio.write([path], _shown(blocks, recording, path.name, progress), recording, form)
@@ -218,9 +217,9 @@ def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, prog
             bar.update(block.shape[-1] / recording.sample_rate)
 
 
-def _rest(song: Iterable[Tensor], stems: Sequence[audio.Recording]) -> Iterator[Tensor]:
+def _rest(song: Iterable[Tensor], files: Sequence[Path]) -> Iterator[Tensor]:
     """What is left of a song, which comes in blocks (C, any length), after its stems, as blocks (1, C, n)."""
-    start = 0
+    start, stems = 0, [audio.Recording.open(file) for file in files]
     for block in song:
         yield (block - sum(stem.read(start, block.shape[-1]) for stem in stems))[None]
         start += block.shape[-1]
@@ -357,17 +356,14 @@ def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size:
     samples; each next one begins `fade` before the end of the one before, and ends `size` after it, or where the song
     does."""
     rise = torch.linspace(0, 1, fade)
-    pending, wanted, tail = torch.zeros(0), size, None  # the song from the next chunk on, its length, what fades out
-
-    def faded_in(chunk):
-        result = process(chunk[None])[0]
-        return result if tail is None else torch.cat([result[..., :fade] * rise + tail, result[..., fade:]], -1)
-
-    for block in song:
-        pending = torch.cat([pending, block], -1) if pending.numel() else block
-        while pending.shape[-1] > wanted:  # a chunk that reaches the end does not fade out
-            result = faded_in(pending[:, :wanted])
+    pending, wanted = torch.zeros(1, 0), size  # the song from the next chunk on, and that chunk's length
+    end = torch.zeros(0)  # of the chunk before
+    for block in chain(song, [None]):
+        if block is not None:
+            pending = torch.cat([pending.expand(len(block), -1), block], -1)
+        while pending.shape[-1] > (end.shape[-1] if block is None else wanted):
+            start, rest = process(pending[None, :, :wanted])[0].tensor_split([end.shape[-1]], -1)
+            result = torch.cat([end.lerp(start, rise[: end.shape[-1]]), rest], -1)
             yield result[..., :-fade]
-            tail, pending, wanted = result[..., -fade:] * (1 - rise), pending[:, wanted - fade :], size + fade
-    if pending.numel():
-        yield faded_in(pending)
+            end, pending, wanted = result[..., -fade:], pending[:, wanted - fade :], size + fade
+    yield end
