@@ -72,17 +72,15 @@ def score(
     museval_folder: Path | None = None,
     audio_folder: Path | None = None,
 ) -> list[dict]:
-    """Score every estimator on every song.
-
-    Returns a row of `COLUMNS` per estimator, track, source and metric: uSDR, cSDR and SI-SDR in dB, and medians over
-    frames of ISR, SIR and SAR; NaN where the source is silent. Raises ValueError where an estimator does not fit the
-    songs, its estimate is not finite, or `out` holds other scores, and OSError where a file cannot be written.
+    """Score every estimator on every song: a row of `COLUMNS` per estimator, track, source and metric: uSDR, cSDR and
+    SI-SDR in dB, and, if wanted, medians over frames of ISR, SIR and SAR by museval, which take minutes per song; NaN
+    where the source is silent. Raises ValueError where an estimator does not fit the songs, its estimate is not finite,
+    or `out` holds other scores, and OSError where a file cannot be written.
 
     Args:
-        estimators: models and others, of different names.
+        estimators: of different names.
         split, data: what the songs are, for the rows, and their fingerprint.
         out: CSV file that gets the rows after every song, see `ScoreTable`. What it holds already is not scored again.
-        with_bsseval: also ISR, SIR and SAR, by museval, which takes minutes per song.
         museval_folder: gets <run>/<split>/<track>.json, which museval aggregates.
         audio_folder: gets <run>/<track>/<source>.wav of the models.
     """
@@ -234,10 +232,9 @@ def find_estimators(
     **options,
 ) -> list[Estimator]:
     """Models, estimates in folders (see `of_folder`), and the baselines of all of them, for these songs. A model is
-    named after its folder, or, of runs/<name>/model, after that of the run; `options` are those of
-    `Separator.from_pretrained`. The oracles' sample rate and FFT size are, where not given, those of the models, or
-    44.1 kHz and 2048 where there are none. FileNotFoundError or ValueError, a line per problem, if something cannot be
-    used."""
+    named after its folder, or, of runs/<name>/model, after the run; `options` are those of `Separator.from_pretrained`.
+    The oracles' sample rate and FFT size are, where not given, those of the models, or 44.1 kHz and 2048.
+    FileNotFoundError or ValueError, a line per problem, if something cannot be used."""
     separators = [Separator.from_pretrained(path, **options) for path in checkpoints]
     paths = [Path(os.path.abspath(path)) for path in checkpoints]
     # the last part that names something, of which the file system's root is none
@@ -266,8 +263,8 @@ def _of_separator(separator: Separator, name: str) -> Estimator:
 
 
 def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
-    """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `audio.SUFFIXES`.
-    Sources of which no track has one are not scored. FileNotFoundError or ValueError, a line per problem, if folder or
+    """Estimates that some other program wrote: `folder`/<track>/<source>.wav, or another suffix of `audio.SUFFIXES`,
+    but for sources of which no track has one. FileNotFoundError or ValueError, a line per problem, if folder or
     estimates are missing, or do not have their song's sample rate, channels and length."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; it should hold estimates as TRACK/SOURCE.wav")
@@ -308,12 +305,10 @@ def _mismatches(estimate: audio.Recording, track: Track) -> list[str]:
 
 def baselines(sources: tuple[str, ...], sample_rate: int, n_fft: int) -> list[Estimator]:
     """What needs no model: the mixture and silence as estimates of the sources, and two oracles, which know these.
-
-    "IRM" multiplies the mixture's STFT by the ideal ratio mask: each source's share in the sum of all magnitudes, as
-    IRM1 in SiSEC 2018 (Stöter, Liutkus & Ito), whose IRM2 takes powers. "STFT" is the limit of any complex mask, and
-    of the models: what is left of a source at `sample_rate` (Hz) and `n_fft` (samples), in bins in which the mixture is
-    not zero.
-    """
+    "IRM" multiplies the mixture's STFT by the ideal ratio mask, each source's share in the sum of all magnitudes: IRM1
+    in SiSEC 2018 (Stöter, Liutkus & Ito), whose IRM2 takes powers. "STFT" is the limit of any complex mask, and of the
+    models: what is left of a source at `sample_rate` (Hz) and `n_fft` (samples), in bins in which the mixture is not
+    zero."""
     Config(sources, sample_rate=sample_rate, n_fft=n_fft)  # refuses what no model can have
     settings = {"sample_rate": sample_rate, "n_fft": n_fft}
     masks = {

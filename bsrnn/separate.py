@@ -29,14 +29,9 @@ MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 
 
 class Separator:
-    """One or several models, on their device, that separate songs together. Raises ValueError where two of them
-    estimate the same source, or the hop does not fit one.
-
-    Args:
-        hop: between the starts of chunks that are as long as in training, in seconds; None takes long chunks, see
-            `separated`, or what `config.fader` says.
-        bf16: compute matrix products in bfloat16.
-    """
+    """One or several models, on one device, that separate songs together: in long chunks, or with a `hop` in seconds,
+    see `separated`, and with matrix products in bfloat16 if wanted. Raises ValueError where two of them estimate the
+    same source, or the hop does not fit one."""
 
     def __init__(self, models: Sequence[BSRNN], *, hop: float | None = None, bf16: bool = False):
         self.models, self.hop, self.bf16 = list(models), hop, bf16
@@ -55,15 +50,14 @@ class Separator:
         device: str = "auto",
         bf16: bool | None = None,
     ) -> "Separator":
-        """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name. Raises
-        FileNotFoundError or ValueError where one cannot be loaded, or none estimates one of the sources, and OSError
-        where a published one cannot be fetched.
+        """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name, which are
+        fetched on first use; none means `open`, which comes with this package. Raises FileNotFoundError or ValueError
+        where one cannot be loaded, or none estimates one of the sources, and OSError where one cannot be fetched.
 
         Args:
-            checkpoints: none means `open`, which comes with this package; others are fetched on first use.
             sources: what to estimate of what they can; None is everything.
-            hop, bf16: as of the class; bf16 None means where the device gains by it.
             device: auto, cpu, cuda or cuda:1.
+            bf16: None means where the device gains by it.
         """
         target = torch_device(device)
         folders = [folder for path in checkpoints for folder in pretrained.folders(path)]
@@ -81,9 +75,9 @@ class Separator:
     def __call__(
         self, waveform: Tensor | np.ndarray, sample_rate: int, *, long: bool = True
     ) -> dict[str, Tensor | np.ndarray]:
-        """Separate a song that is in memory, floats (C, L) or (L,) with full scale 1, at a rate in Hz: source -> an
-        array of the same kind, shape and type, at the same rate. `long` is that of `separated`. Raises ValueError where
-        it is not such a waveform."""
+        """Separate a song that is in memory, floats (C, L) or (L,) with full scale 1 at a rate in Hz: source -> an
+        array of the same kind, shape and type. `long` is that of `separated`. Raises ValueError where it is no such
+        waveform."""
         song = torch.tensor(np.array(waveform)) if isinstance(waveform, np.ndarray) else waveform.detach()
         flat = torch.atleast_2d(song.cpu().float())
         if not song.is_floating_point() or song.ndim not in (1, 2) or not song.numel() or len(flat) > MOST_CHANNELS:
@@ -107,17 +101,16 @@ class Separator:
         loudness: str = "rescale",
         progress: bool = False,
     ) -> "Written":
-        """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length, with a
-        progress bar in a terminal if wanted. Memory does not grow with the song: it is decoded, separated and written
-        block by block. The files appear at the end, and none of them where anything goes wrong before:
-        FileNotFoundError or ValueError where the song cannot be used, or the format does not hold it, and OSError where
-        the files cannot be written.
+        """Separate a file into files, `folder`/<source>.wav and so on, at its own sample rate and length, in memory
+        that does not grow with the song. The files appear at the end, and none of them where anything goes wrong
+        before: FileNotFoundError or ValueError where the song cannot be used, or the format does not hold it, and
+        OSError where the files cannot be written.
 
         Args:
             form: of the files, one of `config.FORMATS`.
             residual: also write what is left of the song after all estimated sources.
-            loudness: where stems exceed full scale and the format cannot hold that: "rescale" them all by one gain, so
-                that they still sum to the song but for that, or "clamp" what exceeds.
+            loudness: of stems beyond a format's full scale: "rescale" all stems by one gain, or "clamp" what exceeds.
+            progress: show a bar in a terminal.
         """
         if form not in FORMATS or loudness not in LOUDNESS:
             raise ValueError(
@@ -171,9 +164,8 @@ class Written:
 
 def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Songs, which are files, or all audio files in folders but hidden ones and what lies in `out`, and the folder in
-    `out` for the stems of each: named as the file, below the folders it was found in; of two songs of one name, the
-    second has its suffix in the folder's name too. Raises ValueError where `out` is one of the folders, or the stems of
-    two songs would have the same place."""
+    `out` for the stems of each: named as the file, of a second song of that name with its suffix, below the folders it
+    was found in. ValueError where `out` is one of the folders, or the stems of two songs would have the same place."""
     found = {}  # real path -> song, and where the folder for its stems is to be
     for path in inputs:
         if os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(out):
@@ -236,21 +228,18 @@ def separate(
 def separated(
     model: BSRNN, song: Iterable[Tensor], sample_rate: int, levels: audio.Levels, hop: float | None, long: bool
 ) -> Iterator[Tensor]:
-    """Estimate the sources of a song of any length: yields blocks (S, C, n), together as long as `levels` says.
+    """Estimate the sources of a song, blocks (C, any length) at a rate in Hz, of which `levels` tell: yields blocks
+    (S, C, n) at that rate, together as long as the song.
 
-    The song is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
+    It is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
     overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
     blocks changes nothing. With `config.fader` and no hop, the peak becomes 1, and chunks are those of `crossfade`.
 
     Args:
-        song: blocks (C, any length), at least one.
-        sample_rate: in Hz, of the song and of what is yielded.
-        levels: of the whole song.
-        hop: between the starts of chunks, in seconds, above 0 and at most a chunk, or ValueError is raised; None is
-            half a chunk, or as `config.fader` says.
-        long: where there is no hop, take chunks of up to `LONGEST` trained ones instead, which overlap by a part of
-            one. The work is 1.07 times that of chunks side by side, not 2, for 0.02 dB; published scores are of half a
-            chunk.
+        hop: seconds between the starts of chunks, above 0 and at most a chunk, or ValueError is raised; None is half a
+            chunk, or as `config.fader` says.
+        long: without a hop, take chunks of up to `LONGEST` trained ones, which overlap by a part of one: 1.07 times the
+            work of chunks side by side, not 2, for 0.02 dB. Published scores are of half a chunk.
     """
     config, rate = model.config, model.config.sample_rate
     faded = config.fader and hop is None
@@ -321,14 +310,10 @@ def estimate(model: BSRNN, chunks: Tensor) -> Tensor:
 def overlap_add(
     process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, hop: int, batch: int = 16
 ) -> Iterator[Tensor]:
-    """Apply `process` to overlapping chunks of a song and join the results by windows that sum to one: yields blocks
-    (S, C, n), together as long as the song. Padded with silence, its ends lie in as many chunks as its middle.
-
-    Args:
-        process: (B, C, size) -> (B, S, C, size), at most `batch` chunks at once.
-        song: blocks (C, any length).
-        size, hop: of chunks, and between their starts, at most `size`, in samples.
-    """
+    """Apply `process`, (B, C, size) -> (B, S, C, size), to overlapping chunks of a song in blocks (C, any length), at
+    most `batch` at once, and join the results by windows that sum to one: yields blocks (S, C, n), together as long as
+    the song. A chunk starts `hop` samples, at most `size`, after the one before. As if the song were padded with
+    silence, its ends lie in as many chunks as its middle."""
     margin = size - hop
     # a triangle is never zero, so the first and last samples of a chunk need no special case
     window = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).float()
@@ -342,13 +327,12 @@ def overlap_add(
             length += block.shape[-1]
             pending, wanted = torch.cat([pending.expand(len(block), -1), block], -1), size + (batch - 1) * hop
         while pending.shape[-1] >= wanted:
-            results = process(pending.unfold(-1, size, hop)[:, :batch].transpose(0, 1))
-            done = len(results) * hop
-            total = pad(sums.expand(*results.shape[1:3], -1), (0, done))
-            for start, result in zip(range(0, done, hop), results, strict=True):
-                total[..., start : start + size] += result * window
-            yield (total[..., :done] / weights.repeat(len(results)))[..., max(0, -position) : length - position]
-            sums, pending, position = total[..., done:], pending[:, done:], position + done
+            chunks = pending.unfold(-1, size, hop)[:, :batch].transpose(0, 1)
+            for result in process(chunks):
+                total = pad(sums, (0, hop)) + result * window
+                yield (total[..., :hop] / weights)[..., max(0, -position) : length - position]
+                sums, position = total[..., hop:], position + hop
+            pending = pending[:, len(chunks) * hop :]
 
 
 def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size: int, fade: int) -> Iterator[Tensor]:
