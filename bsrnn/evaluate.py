@@ -84,8 +84,7 @@ def score(
         museval_folder: gets <run>/<split>/<track>.json, which museval aggregates.
         audio_folder: gets <run>/<track>/<source>.wav of the models.
     """
-    for estimator in estimators:
-        check_sources(estimator.sources, tracks)
+    check_sources([source for estimator in estimators for source in estimator.sources], tracks)
     if (with_bsseval or museval_folder) and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise ValueError("museval takes the ffmpeg program, which is not installed")
     common = {"data": data, "split": split, "code": bsrnn.__version__}
@@ -279,13 +278,12 @@ def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:
         problems += [f"{folder / track.name}: has no estimate of {name}" for name in names if name.lower() not in stems]
         problems += [problem for estimate in stems.values() for problem in _mismatches(estimate, track)]
     report(problems)
-    used = [estimate.path for stems in found.values() for estimate in stems.values()]
-    states = {file.relative_to(folder).as_posix(): [file.stat().st_size, file.stat().st_mtime_ns] for file in used}
+    states = {estimate.path: estimate.path.stat() for stems in found.values() for estimate in stems.values()}
     return Estimator(
         Path(os.path.abspath(folder)).name,
         tuple(names),
         lambda track, _: torch.stack([found[track][source.lower()].read() for source in names]),
-        {"files": states},
+        {"files": {file.relative_to(folder).as_posix(): [s.st_size, s.st_mtime_ns] for file, s in states.items()}},
     )
 
 

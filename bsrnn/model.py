@@ -183,12 +183,11 @@ class MaskEstimation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, K, B, N) -> (B, F, T) complex."""
-        frames, _, batch, _ = x.shape
-        x = self.norm(x).permute(1, 2, 0, 3).flatten(1, 2)  # (K, B * T, N)
-        for hidden in self.hidden:
-            x = torch.tanh(hidden(x))
-        values = self.bands.to_bins(x, self.mask_weight, self.mask_bias)  # (F, 4, B * T)
-        mask = nn.functional.glu(values, dim=1).unflatten(2, (batch, frames))  # (F, 2, B, T)
+        hidden = self.norm(x).permute(1, 2, 0, 3).flatten(1, 2)  # (K, B * T, N)
+        for layer in self.hidden:
+            hidden = torch.tanh(layer(hidden))
+        values = self.bands.to_bins(hidden, self.mask_weight, self.mask_bias)  # (F, 4, B * T)
+        mask = nn.functional.glu(values, dim=1).unflatten(2, (-1, len(x)))  # (F, 2, B, T)
         return torch.complex(mask[:, 0], mask[:, 1]).transpose(0, 1)
 
 

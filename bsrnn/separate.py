@@ -196,14 +196,8 @@ def _audio_files(path: Path, out: str) -> list[Path]:
 
 def _shown(blocks: Iterable[Tensor], recording: audio.Recording, what: str, progress: bool) -> Iterator[Tensor]:
     """The same blocks, with a progress bar in seconds of sound."""
-    with tqdm(
-        total=round(recording.length / recording.sample_rate) or None,
-        desc=f"{recording.path.name}: {what}",
-        bar_format=BAR,
-        disable=None if progress else True,
-        leave=False,
-        delay=2,
-    ) as bar:
+    text, total = f"{recording.path.name}: {what}", round(recording.length / recording.sample_rate) or None
+    with tqdm(desc=text, total=total, bar_format=BAR, leave=False, delay=2, disable=None if progress else True) as bar:
         for block in blocks:
             yield block
             bar.update(block.shape[-1] / recording.sample_rate)
