@@ -26,7 +26,7 @@ from bsrnn.devices import Graphed, autocast, gains_by_bf16, has_graphs, keep_mem
 from bsrnn.model import BSRNN
 from bsrnn.separate import estimate
 from bsrnn.spectral import stft
-from bsrnn.train import TrainingModule, seed_everything
+from bsrnn.train import TrainingModule
 
 # What to measure on which device: models, tasks, batches, and seconds to time one row of the table. The tasks: separate
 # all sources of the model; a training step for one source, for all of them, for a new head, for all but one.
@@ -126,7 +126,7 @@ def configuration(name: str, task: str) -> Config:
 def versions(cell: Cell, device: torch.device) -> list[Callable[[], None]]:
     """The workload of a cell, by our model and by the plain version, and a training on a card by our model's graph."""
     name, task, batch, bf16 = cell
-    seed_everything(0)
+    torch.manual_seed(0)
     model = BSRNN(configuration(name, task)).to(device)
     chunks = 0.1 * torch.randn(batch, 1, model.config.chunk_samples, device=device)
     runs = [workload(version, task, chunks, bf16) for version in (model, PlainBSRNN(model).to(device))]

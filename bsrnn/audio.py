@@ -40,8 +40,7 @@ WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, whi
 # about 250 kbit/s in ogg, 320 kbit/s in mp3
 COMPRESSION = {"OGG": {"compression_level": 0.2}, "MP3": {"compression_level": 0.0, "bitrate_mode": "CONSTANT"}}
 
-# how files start that are not compressed: wav, aiff, au, w64, caf
-_UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")
+_UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")  # starts of wav, aiff, au, w64, caf
 # what libsndfile says of a file whose header promises more than there is
 _SIZES = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _FRAMES = ("mp3", "aac")  # libav's names of formats of nothing but one frame after the other
@@ -92,9 +91,7 @@ class Recording:
             finite = np.isfinite(block.numpy())
             if not finite.all():
                 second = (start + int(finite.all(0).argmin())) / self.sample_rate
-                raise ValueError(
-                    f"{self.path}: holds samples that are not finite (NaN or infinity), the first at {second:.3f} s"
-                )
+                raise ValueError(f"{self.path}: holds samples that are not finite, the first at {second:.3f} s")
             start += block.shape[-1]
             yield block
             if start == stop:

@@ -8,7 +8,6 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from statistics import fmean, pstdev
 
 A4 = 440.0  # Hz, the reference of equal temperament
 HEARING = (20.0, 20_000.0)  # Hz, the range the generic schema covers
@@ -28,13 +27,10 @@ class BandSchema:
 
     def bins(self, sample_rate: int, n_fft: int, convention: str = "centre") -> tuple[tuple[int, int], ...]:
         """Half-open bin ranges, one per band, that partition the F = n_fft // 2 + 1 bins at a sample rate in Hz. Bands
-        that hold no bin (narrower than the STFT's resolution, or above Nyquist) vanish.
-
-        The paper does not say how Hz become bins. By the convention "centre", our choice, a bin belongs to the band in
-        which its centre frequency lies. By "floor", that of the authors' public code, a band of W Hz has
-        floor(W / Nyquist * F) bins, and the last has the rest; edges then drift downwards, V7's last one from 20 to
-        19.6 kHz at 44.1 kHz and 2048.
-        """
+        that hold no bin (narrower than the STFT's resolution, or above Nyquist) vanish. The paper does not say how Hz
+        become bins. By the convention "centre", our choice, a bin belongs to the band in which its centre frequency
+        lies. By "floor", that of the authors' public code, a band of W Hz has floor(W / Nyquist * F) bins, and the last
+        has the rest; edges then drift downwards, V7's last one from 20 to 19.6 kHz at 44.1 kHz and 2048."""
         count = n_fft // 2 + 1
         # the tolerance keeps what is a whole number of bins from being rounded past it
         if convention == "centre":
@@ -45,15 +41,6 @@ class BandSchema:
         else:
             raise ValueError(f"unknown bin convention {convention!r}: choose from {', '.join(BIN_CONVENTIONS)}")
         return tuple(pairwise(sorted({0, count, *(cut for cut in cuts if cut < count)})))
-
-    def semitones(self) -> tuple[float, ...]:
-        """Widths in semitones of the bands that have a lower and an upper edge (all but the first and the last)."""
-        return tuple(12 * math.log2(high / low) for low, high in pairwise(self.edges))
-
-    def unevenness(self) -> float:
-        """Standard deviation of the band widths in semitones over their mean: 0 for bands of equal width in notes."""
-        widths = self.semitones()
-        return pstdev(widths) / fmean(widths)
 
 
 def _steps(*parts: tuple[int, int]) -> tuple[float, ...]:
@@ -82,12 +69,10 @@ PAPER_SCHEMAS["vocals"] = PAPER_SCHEMAS["other"] = PAPER_SCHEMAS["v7"]
 
 
 def generic_schema(divisions: int = 24, bands: int = 41) -> BandSchema:
-    """Bands evenly spaced on the note axis, one schema for every instrument (Refined BSRNN; not in the paper).
-
-    Of the notes of `divisions` per octave, an even number, within hearing (20 Hz to 20 kHz, A4 = 440 Hz), every
-    second is a candidate: with 24, the quarter tones that are not semitones, so that every semitone lies within a band.
-    `bands` of them, evenly by index, are upper edges; one more band reaches Nyquist.
-    """
+    """Bands evenly spaced on the note axis, one schema for every instrument (Refined BSRNN; not in the paper). Of the
+    notes of `divisions` per octave, an even number, within hearing (20 Hz to 20 kHz, A4 = 440 Hz), every second is a
+    candidate: with 24, the quarter tones that are not semitones, so that every semitone lies within a band. `bands` of
+    them, evenly by index, are upper edges; one more band reaches Nyquist."""
     if divisions < 2 or divisions % 2:
         raise ValueError(f"divisions per octave must be even and at least 2, not {divisions}")
     low, high = (divisions * math.log2(limit / A4) for limit in HEARING)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bsrnn.config import CONFIG, Config
+from bsrnn.devices import short_of_memory
 from bsrnn.files import written_together
 from bsrnn.model import BSRNN
 
@@ -37,7 +38,12 @@ def load(path: str | os.PathLike) -> BSRNN:
     path = Path(path)
     place = path.parent if path.name in (WEIGHTS, CONFIG) else path
     if place.is_file():
-        return _with_weights(*_read_checkpoint(place), place)
+        content = _unpacked(place, weights_only=True)
+        weights = content.get("state_dict", content) if isinstance(content, dict) else None
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+            raise ValueError(f"{place} is of another architecture: it holds no state dict")
+        config = Config.of(content["config"], place) if "config" in content else Config.read(place.parent)
+        return _with_weights(config, {name.removeprefix("model."): w for name, w in weights.items()}, place)
     config, file = Config.read(place), place / WEIGHTS
     try:
         return _with_weights(config, safetensors.torch.load_file(file), file)
@@ -46,12 +52,11 @@ def load(path: str | os.PathLike) -> BSRNN:
 
 
 def _with_weights(config: Config, weights: Mapping[str, Tensor], file: Path) -> BSRNN:
-    for name, value in weights.items():
-        plain = isinstance(value, Tensor) and value.is_cpu and value.layout == torch.strided and not value.is_nested
-        real = plain and value.is_floating_point() and value.untyped_storage().nbytes() >= value.nbytes
-        if not real or not name.isprintable():
+    for name, w in weights.items():
+        plain = name.isprintable() and isinstance(w, Tensor) and w.is_cpu and w.layout == torch.strided
+        if not (plain and not w.is_nested and w.is_floating_point() and w.untyped_storage().nbytes() >= w.nbytes):
             raise ValueError(f"{file} is of another architecture: {name!r} is no plain tensor of real numbers")
-        if not value.isfinite().all():
+        if not w.isfinite().all():
             raise ValueError(f"{file} is broken: {name!r} holds numbers that are not finite (NaN or infinity)")
     try:
         with torch.device("meta"):  # where sizes beyond all memory cost nothing
@@ -75,16 +80,6 @@ def digest(*modules: nn.Module) -> str:
     return parts.hexdigest()[:12]
 
 
-def _read_checkpoint(file: Path) -> tuple[Config, dict[str, Tensor]]:
-    """Configuration and weights in a file of torch.save: those that a training would keep, where it is a checkpoint."""
-    content = _unpacked(file, weights_only=True)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise ValueError(f"{file} is of another architecture: it holds no state dict")
-    config = Config.of(content["config"], file) if "config" in content else Config.read(file.parent)
-    return config, {name.removeprefix("model."): value for name, value in weights.items()}  # which a training has
-
-
 def _unpacked(file: Path, **options):
     """What torch.load makes of a file of torch.save: of no program, which it would run, and of nothing compressed, as
     torch stores plainly, and such a thing may have no end. OSError if it cannot be read, ValueError if refused."""
@@ -98,10 +93,10 @@ def _unpacked(file: Path, **options):
         return torch.load(file, "cpu", **options)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise type(error)(f"{file}: cannot be read ({error.strerror})") from None
-    except Exception:  # torch raises what zip files and pickles raise
-        raise ValueError(
-            f"{file} holds more than tensors, or is damaged, or no checkpoint: nothing of it ran"
-        ) from None
+    except Exception as error:  # torch raises what zip files and pickles raise
+        if short_of_memory(error):
+            raise
+        raise ValueError(f"{file} holds more than tensors, or is damaged, or no checkpoint: none of it ran") from None
 
 
 def convert(file: Path, config: Config) -> BSRNN:

@@ -110,7 +110,7 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of `bsrnn`; each command's function is its `run` default."""
+    """The parser of `bsrnn`; a command's `run` is its function, which imports what it needs, as torch is slow."""
     parser = argparse.ArgumentParser("bsrnn", description="Separate music into its sources by band-split RNNs.")
     for names, settings in OPTIONS[""].items():
         parser.add_argument(names, **settings)
@@ -120,7 +120,11 @@ def build_parser() -> argparse.ArgumentParser:
         ("infer", infer, "separate songs into their sources"),
         ("evaluate", evaluate, "score models, baselines and others on the songs of a split"),
         ("info", info, "show a model's bands, parameters and cost"),
-        ("models", models, "list the published models: sources, size, licence, scores, whether cached"),
+        (
+            "models",
+            lambda _: print(pretrained.table()),
+            "list the published models: sources, size, licence, scores, whether cached",
+        ),
         ("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt"),
         ("demo-data", demo_data, "generate a small data set in MUSDB18-HQ layout"),
     ):
@@ -191,9 +195,6 @@ def _cleaning_up() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-# Commands import what they need: --help should not wait for torch.
-
-
 def train(args: argparse.Namespace) -> None:
     if not (args.name.isprintable() and Path(args.name).name == args.name != ".." and 0 < len(args.name) <= 200):
         raise ValueError(f"--name {args.name!r} must be a plain name of at most 200 letters, without folders")
@@ -210,6 +211,8 @@ def train(args: argparse.Namespace) -> None:
     config = named_config(args.config) if args.config else CONFIGS["small"] if args.reduce_size else Config()
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # Lightning imports it, and a home may be read-only
+    import torch
+
     from bsrnn import checkpoint, data, devices, files, train
     from bsrnn.model import BSRNN
 
@@ -223,7 +226,7 @@ def train(args: argparse.Namespace) -> None:
     sources = tuple(args.part or (config.sources if args.config or args.init else data.stem_mapping(dataset)))
     if args.init and not set(sources) <= set(config.sources):
         raise ValueError(f"{args.init} estimates {', '.join(config.sources)} only: take --transfer for others")
-    train.seed_everything(args.seed)
+    torch.manual_seed(args.seed)  # of initial weights; samples have a generator of their own
     if origin:
         model = train.transfer(base, sources) if args.transfer else base.keep_heads(sources)
     else:
@@ -290,9 +293,9 @@ def evaluate(args: argparse.Namespace) -> None:
     tracks = data.find_tracks(folder, args.split)
     options = {name: getattr(args, name) for name in ("sample_rate", "n_fft", "hop", "device", "bf16")}
     estimators = evaluate.find_estimators(args.checkpoint_fp, args.estimates, tracks, **options)
+    songs = {"split": args.split, "data": data.fingerprint(folder), "out": args.out}
     extras = {"with_bsseval": args.bsseval, "museval_folder": args.museval, "audio_folder": args.save_audio}
-    songs = {"split": args.split, "data": data.fingerprint(folder)}
-    print(evaluate.means(evaluate.score(estimators, tracks, **songs, out=args.out, **extras)))
+    print(evaluate.means(evaluate.score(estimators, tracks, **songs, **extras)))
 
 
 def info(args: argparse.Namespace) -> None:
@@ -308,10 +311,6 @@ def info(args: argparse.Namespace) -> None:
     else:  # without torch, whose import takes seconds
         config = Config.read(place) if place.is_dir() else named_config(args.model)
     print(describe(config))
-
-
-def models(args: argparse.Namespace) -> None:
-    print(pretrained.table())
 
 
 def import_checkpoint(args: argparse.Namespace) -> None:

@@ -26,8 +26,8 @@ from bsrnn import audio, demo, files
 from bsrnn.config import SPLITS, Config, TrainingConfig
 
 STEMS = ("drums", "bass", "other", "vocals")  # the sources, where no stems.yaml names others
+STEM_LEVEL = 0.05  # RMS that stems are brought to; our choice
 MAPPING, VALIDATION = "stems.yaml", "validation.txt"
-TEXT_BYTES = 2**16  # that these may have
 DEPTHS = ("*", "*/*", "*/*/*")  # of a data set's files; unlike ** they follow links to folders
 STEM_FILE = ".stem.mp4"
 STREAM_SLACK = 4_096  # samples by which the streams of a .stem.mp4 file may differ: the shortest one tells
@@ -38,8 +38,6 @@ SEGMENT_CHUNKS = 10
 SILENT_LEVEL = 1e-5
 ACTIVE_QUANTILE = 0.15
 ACTIVE_LEVEL = 1e-3
-
-STEM_LEVEL = 0.05  # RMS that stems are brought to; our choice
 
 
 @dataclass(frozen=True)
@@ -87,20 +85,14 @@ def find_data(data: str | Path) -> Path:
 
 
 def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str] | None = None) -> list[Track]:
-    """The songs of a split (train, validation or test) of the data set in a folder, sorted by name, each checked.
-
-    Validation songs are taken from the training songs: those that a validation.txt names, or those of musdb's own list,
-    or, where none of them is there, every sixth. A folder without train/ and test/ has training songs only. Raises
-    FileNotFoundError where the folder or its train/ or test/ is missing, and ValueError where it has no songs.
-
-    Args:
-        portion: share of the songs to use, 0 (exclusive) to 1; the first ones, at least one.
-        problems: gets a line for all that is wrong with songs, which are left out; None raises ValueError of them.
-    """
+    """The songs of a split of the data set in a folder, sorted by name, each checked; of these the first `portion`, at
+    least one. Validation songs are taken from the training songs: those that a validation.txt names, or those of
+    musdb's own list, or, where none of them is there, every sixth. A folder without train/ and test/ has training songs
+    only. Raises FileNotFoundError where the folder or its train/ or test/ is missing, and ValueError where it has no
+    songs, or of a line for all that is wrong with them; `problems` gets these lines instead, and such songs are left
+    out."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
-    if not 0 < portion <= 1:
-        raise ValueError(f"portion must be above 0 and at most 1, not {portion}")
     songs, mapping = _songs(root, split), stem_mapping(root)
     if split != "test":
         names = {song.name.removesuffix(STEM_FILE): song for song in songs}
@@ -150,17 +142,13 @@ def _songs(root: Path, split: str) -> list[Path]:
     if twice := [song for song in songs if song.with_name(song.name + STEM_FILE) in songs]:
         raise ValueError(f"{twice[0]}: is a song as a folder and as a {STEM_FILE} file: remove one")
     if missing and (split == "test" or not songs):
-        raise FileNotFoundError(
-            f"{root}: has no train and no test folder, and so no songs for {split}: songs right in it (folders of "
-            "stems, or .stem.mp4 files) are for train and validation"
-        )
+        remedy = f"songs (folders of stems, or {STEM_FILE} files) right in it are for train and validation"
+        raise FileNotFoundError(f"{root}: has no train and no test folder, and so no songs for {split}: {remedy}")
     return songs
 
 
 def _text(file: Path) -> str:
     """What a small text file says."""
-    if file.stat().st_size > TEXT_BYTES:
-        raise ValueError(f"{file}: is larger than {TEXT_BYTES // 1024} kB")
     try:
         return file.read_text("utf-8-sig")
     except UnicodeDecodeError:
@@ -311,23 +299,16 @@ def _signals(tracks: Sequence[Track], problems: list[str]) -> Iterator[tuple[Tra
 
 
 class Mixes(Dataset):
-    """Training samples mixed on the fly (Luo & Yu, section IV-A2): mixtures (C, L) and their targets (S, C, L).
+    """Training samples mixed on the fly (Luo & Yu, section IV-A2): mixtures (C, L) and their targets (S, C, L), which
+    are the sources of the `model`, in order.
 
-    Sample i is a pure function of (seed, i): per source a song, one of its segments, a random crop, one channel (where
-    the model separates channels one by one), a gain, and now and then silence; their sum is the mixture; all is divided
-    by the largest peak.
+    Sample i is a pure function of (seed, i): per source a song, one of its segments, a random crop, one channel (with
+    `model.tac` all, of which every song then has the same number), a gain, and now and then silence; their sum is the
+    mixture; all is divided by the largest peak. Samples do not depend on what the targets are, but with
+    `target_songs`: then a sample is for one of them, and a source that no song with it has comes from any. `problems`
+    gets a line for all that is wrong with the songs, which are read once; None raises them."""
 
-    Args:
-        tracks: the songs; with `model.tac` all of the same number of channels, which are kept together.
-        model: whose sources are the targets, in order.
-        config: how samples are mixed. They do not depend on what the targets are, but with `target_songs`: then a
-            sample is for one of them, and a source that no song with it has comes from any.
-        problems: gets a line for all that is wrong with the songs, which are read once; None raises them.
-    """
-
-    def __init__(
-        self, tracks: Sequence[Track], model: Config, config: TrainingConfig, *, seed: int, problems: list | None = None
-    ):
+    def __init__(self, tracks: Sequence[Track], model: Config, config: TrainingConfig, *, seed: int, problems=None):
         check_sources(model.sources, tracks)
         self.model, self.config, self.seed = model, config, seed
         self.channels = tracks[0].channels if model.tac else 1
@@ -355,9 +336,7 @@ class Mixes(Dataset):
             }
             for target in (model.sources if config.target_songs else self.segments)
         }
-        self.epoch_size = config.epoch_size or sum(
-            max(1, int(track.length / track.sample_rate / model.chunk)) for track in tracks
-        )
+        self.epoch_size = config.epoch_size or sum(max(1, int(x.length / x.sample_rate / model.chunk)) for x in tracks)
 
     def __len__(self) -> int:
         return self.epoch_size
@@ -394,9 +373,8 @@ class Mixes(Dataset):
             choices[source] = (segment, offset, side, factor, speed)
         return choices
 
-    def _stem(
-        self, source: str, segment: tuple | None, offset: float, side: float, factor: float, speed: float
-    ) -> Tensor:
+    def _stem(self, source, segment, offset, side, factor, speed):
+        """A source of a sample, (C, L), by what `_choices` says of it."""
         if segment is None:
             return torch.zeros(self.channels, self.model.chunk_samples)
         track, start, stop = segment
@@ -439,5 +417,4 @@ def check_heard(tracks: Sequence[Track], targets: Sequence[str], seconds: float,
     """Adds a line to the problems for all that is wrong with songs that validate, which are read once, and for each
     target that is silent in so many seconds from the middle of all of them, 0: in all of all."""
     heard = {name for track, name, x in _signals(tracks, problems) if x.narrow(1, *track.middle(seconds)).any()}
-    silent = [source for source in targets if tracks and source not in heard]
-    problems += [f"{source} is silent in all that validates: nothing to score" for source in silent]
+    problems += [f"{x} is silent in all that validates: nothing to score" for x in targets if tracks and x not in heard]

@@ -60,13 +60,6 @@ class Score:
                     yield (16 * bar + note.start()) * self.step, len(note[0]) * self.step, chord
 
 
-def compose(rng: np.random.Generator, seconds: float) -> Score:
-    """A score of that length, at 80 to 150 beats a minute and in any key."""
-    step, scale = 15 / rng.uniform(80, 150), (rng.integers(12) + rng.choice(SCALES)) % 12
-    chords = np.resize(rng.choice(PROGRESSIONS), int(np.ceil(seconds / (16 * step))))
-    return Score(round(seconds * RATE), step, tuple(scale.tolist()), tuple(chords.tolist()))
-
-
 def bandpass(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """What lies between two frequencies in Hz."""
     return np.asarray(sosfilt(butter(2, (low, high), "band", fs=RATE, output="sos"), x))
@@ -179,7 +172,10 @@ def song(index: int, split: str = "train", seed: int = 0, seconds: float = 12.0)
     alone: float32 (2, L) at 44.1 kHz for each of `STEMS`, in multiples of 1 / 32768, so that 16-bit files hold them and
     their sum, the mixture, exactly; no peak of a stem or of the sum exceeds 0.9."""
     rng, *rngs = (np.random.default_rng((seed, SPLITS.index(split), index, part)) for part in range(1 + len(STEMS)))
-    score, peak, stems = compose(rng, seconds), rng.uniform(0.6, 0.89), {}
+    step, scale = 15 / rng.uniform(80, 150), (rng.integers(12) + rng.choice(SCALES)) % 12  # 80 to 150 beats a minute
+    chords = np.resize(rng.choice(PROGRESSIONS), int(np.ceil(seconds / (16 * step))))
+    score = Score(round(seconds * RATE), step, tuple(scale.tolist()), tuple(chords.tolist()))
+    peak, stems = rng.uniform(0.6, 0.89), {}
     room = bandpass(rng.standard_normal((2, RATE // 2)), 200, 6_000) * np.geomspace(0.01, 1e-5, RATE // 2)
     for own, (name, play) in zip(rngs, PLAYERS.items(), strict=True):
         dry = play(own, score)

@@ -73,14 +73,9 @@ def has_graphs(device: torch.device) -> bool:
 
 class Graphed:
     """A network in training whose passes are CUDA graphs: one launch each, not thousands that the host is slow to make.
-    Where the card cannot do it, and for an input of another shape, it is the network as it is.
-
-    Args:
-        network: on its device, in training mode, where its parameters stay. Before a step their gradients are to be
-            zeros, not None: the first one would else be memory of the graph's own, which the next one overwrites.
-        sample: an input of the shape to come.
-        bf16: as of `autocast`.
-    """
+    Where the card cannot do it, and for an input of another shape than the `sample`, it is the network as it is. That
+    is on its device, in training mode, where its parameters stay. Before a step their gradients are to be zeros, not
+    None: the first one would else be memory of the graph's own, which the next one overwrites."""
 
     def __init__(self, network: nn.Module, sample: Tensor, bf16: bool):
         self.network, self.shape, self.replays = network, None, 0
@@ -112,11 +107,9 @@ class Graphed:
 
 
 def by_item(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """Apply a function of any number of items, without gradients, to a batch (B, ...) on the device that it works on.
-
-    A GPU takes the batch at once, a CPU one item per core at a time: cores that share an item, or the rows of a batch,
-    would wait for each other at every step of an LSTM.
-    """
+    """Apply a function of any number of items, without gradients, to a batch (B, ...) on the device that it works on. A
+    GPU takes the batch at once, a CPU one item per core at a time: cores that share an item, or the rows of a batch,
+    would wait for each other at every step of an LSTM."""
     cores = torch.get_num_threads()
     if batch.device.type != "cpu" or min(cores, len(batch)) == 1:
         return function(batch)

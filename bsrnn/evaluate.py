@@ -48,11 +48,8 @@ class Estimator:
 def measure(references: Tensor, estimates: Tensor, sample_rate: int) -> dict[str, Tensor]:
     """How close estimates are to their sources, (S, C, L) at a rate in Hz: each of `METRICS` to (S,) in dB; NaN where
     the source is silent."""
-    return {
-        "uSDR": usdr(references, estimates),
-        "cSDR": csdr(references, estimates, sample_rate),
-        "SI-SDR": si_sdr(references, estimates),
-    }
+    scores = usdr(references, estimates), csdr(references, estimates, sample_rate), si_sdr(references, estimates)
+    return dict(zip(METRICS, scores, strict=True))
 
 
 def evaluate(model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "") -> list[dict]:
@@ -88,8 +85,7 @@ def score(
     if (with_bsseval or museval_folder) and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise ValueError("museval takes the ffmpeg program, which is not installed")
     common = {"data": data, "split": split, "code": bsrnn.__version__}
-    settings = {estimator.name: {**common, **estimator.settings} for estimator in estimators}
-    table = ScoreTable(settings, [track.name for track in tracks], out)
+    table = ScoreTable({x.name: {**common, **x.settings} for x in estimators}, [track.name for track in tracks], out)
     metrics = (*METRICS, *BSSEVAL) if with_bsseval else METRICS
 
     @lru_cache(1)  # as the songs come one after the other, each is read once
@@ -182,10 +178,10 @@ class ScoreTable:
             raise IsADirectoryError(f"{self.file} is a folder, not a file")
         note, remedy = self.file.with_suffix(NOTE), "choose another file"
         try:
-            known, scores = json.loads(note.read_text()), _by_key(read_rows(self.file))
-        except (OSError, ValueError, KeyError):
+            known, scores = dict(json.loads(note.read_text())), _by_key(read_rows(self.file))
+        except (OSError, ValueError, KeyError, TypeError):
             raise ValueError(
-                f"{self.file} is there, but not as a table of scores with {note.name} beside it: remove it or {remedy}"
+                f"{self.file} is no table of scores with {note.name} beside it: remove it or {remedy}"
             ) from None
         for run in self.settings.keys() & known.keys():
             files.check_same(known[run], self.settings[run], f"{self.file} holds scores of {run}", remedy)
@@ -225,9 +221,8 @@ def find_estimators(
     checkpoints: Sequence[Path],
     folders: Sequence[Path],
     tracks: Sequence[Track],
-    *,
-    sample_rate: int | None = None,
-    n_fft: int | None = None,
+    sample_rate=None,
+    n_fft=None,
     **options,
 ) -> list[Estimator]:
     """Models, estimates in folders (see `of_folder`), and the baselines of all of them, for these songs. A model is
@@ -253,12 +248,13 @@ def find_estimators(
 
 
 def _of_separator(separator: Separator, name: str) -> Estimator:
-    def estimates(track: Track, song: Mapping[str, Tensor]) -> Tensor:
-        separated = separator(song["mixture"], track.sample_rate, long=False)
-        return torch.stack([torch.as_tensor(stem) for stem in separated.values()])
-
-    settings = {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16}
-    return Estimator(name, separator.sources, estimates, settings, is_model=True)
+    return Estimator(
+        name,
+        separator.sources,
+        lambda track, song: torch.stack([*separator(song["mixture"], track.sample_rate, long=False).values()]),
+        {"weights": checkpoint.digest(*separator.models), "hop": separator.hop, "bf16": separator.bf16},
+        is_model=True,
+    )
 
 
 def of_folder(folder: Path, tracks: Sequence[Track]) -> Estimator:

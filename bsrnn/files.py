@@ -102,10 +102,8 @@ def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(rows[0])
-        table.writerows(
-            [f"{value:.4f}".replace("nan", "") if isinstance(value, float) else value for value in row.values()]
-            for row in rows
-        )
+        cells = ([f"{x:.4f}".replace("nan", "") if isinstance(x, float) else x for x in row.values()] for row in rows)
+        table.writerows(cells)
     return path
 
 

@@ -1,13 +1,7 @@
 """How close an estimate is to its source, in dB."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-
-from bsrnn.spectral import stft
-
-AUDIBLE = 1e-6  # of a track's energy: a band that holds less has none, as far as its SDR goes; our choice
 
 
 def _pair(references: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,39 +57,3 @@ def median(frames: Tensor) -> Tensor:
     """The median of those values of (..., frames) that are not NaN; of an even number, the mean of the two in the
     middle, also where they are infinite. NaN where there is none."""
     return (frames.nanmedian(-1).values - (-frames).nanmedian(-1).values) / 2  # torch takes the lower of the two
-
-
-def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
-    """The energy of a signal (C, L) around every multiple of a period, over its mean there: what chunks do at their
-    borders. Of `reach` samples on either side, at most half a period, in so many bins: (multiples, bins), each multiple
-    with a mean of 1. Silent ones are left out."""
-    power = error.double().square().sum(0)
-    windows = power[period - reach :].unfold(0, 2 * reach, period)
-    windows = windows[windows.any(1)]
-    edges = [round(2 * reach * k / bins) for k in range(1, bins)]
-    energies = [part.mean(1) for part in windows.tensor_split(edges, 1)]
-    return torch.stack(energies, 1) / windows.mean(1, keepdim=True)
-
-
-def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[int, int]], n_fft: int) -> Tensor:
-    """uSDR within ranges of frequency: of the energies that the bins of an STFT of `n_fft` samples hold there, over a
-    whole track: (..., C, L) to (..., ranges) in dB. Ranges are half-open, of bins, as `BandSchema.bins` gives them; one
-    of all bins gives uSDR, but for the track's ends. NaN where the reference has at most a millionth of its energy."""
-    references, estimates = _pair(references, estimates)
-    spectra = (stft(signals, n_fft).abs().double() for signals in (references, references - estimates))
-    bins = torch.stack([magnitudes.square().sum((-3, -1)) for magnitudes in spectra])  # (2, ..., F)
-    bins[..., 1 : (n_fft + 1) // 2] *= 2  # bins of negative frequency; 0 Hz and Nyquist have none
-    signal, noise = torch.stack([bins[..., low:high].sum(-1) for low, high in ranges], -1)
-    return 10 * torch.log10(signal / noise).where(signal > AUDIBLE * bins[0].sum(-1, keepdim=True), torch.nan)
-
-
-def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
-    """Energy of the error in every second, over the reference's mean energy per second: what of the track costs uSDR.
-    (..., C, L) to (..., seconds) in dB; the last one may be a part of a second. Unlike the SDR of a second it is known
-    where the reference is silent, and there tells what leaks in. Its sum in energy, over the length in seconds, is the
-    inverse of uSDR. A silent reference gives NaN, a second without error minus infinity."""
-    references, estimates = _pair(references, estimates)
-    power = (references - estimates).square().sum(-2)
-    seconds = torch.nn.functional.pad(power, (0, -power.shape[-1] % sample_rate)).unflatten(-1, (-1, sample_rate))
-    mean = references.square().sum((-2, -1))[..., None] * sample_rate / references.shape[-1]
-    return 10 * torch.log10(seconds.sum(-1) / mean).where(mean > 0, torch.nan)

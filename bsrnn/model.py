@@ -165,11 +165,9 @@ class BandLinear(nn.Module):
 
 
 class MaskEstimation(nn.Module):
-    """Features of each band -> norm -> MLP with tanh -> GLU -> complex mask of the band's bins (section III-C).
-
-    The norm is that of the RNNs, with a gain and bias per band, as in the authors' code. The GLU (section IV-A4) has no
-    activation but its gate; its layout is our choice: per bin two values (real, imaginary), then their two gates.
-    """
+    """Features of each band -> norm -> MLP with tanh -> GLU -> complex mask of the band's bins (section III-C). The
+    norm is that of the RNNs, with a gain and bias per band, as in the authors' code. The GLU (section IV-A4) has no
+    activation but its gate; its layout is our choice: per bin two values (real, imaginary), then their two gates."""
 
     def __init__(self, config: Config):
         super().__init__()

@@ -1,9 +1,7 @@
-"""Bands of unlike width as a few batched products.
-
-Parameters are stored by bin, without padding, and each group of bands of similar width is one product, so that the
-number of operations does not depend on that of bands. Beside a loop over bands, this makes a training step of the
-paper's model 1.0 to 1.4 times as fast on a CPU, and 1.08 to 1.12 times on a GPU where the step is one CUDA graph.
-"""
+"""Bands of unlike width as a few batched products. Parameters are stored by bin, without padding, and each group of
+bands of similar width is one product, so that the number of operations does not depend on that of bands. Beside a loop
+over bands, this makes a training step of the paper's model 1.0 to 1.4 times as fast on a CPU, and 1.08 to 1.12 times on
+a GPU where the step is one CUDA graph."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,12 +11,10 @@ from torch import Tensor, nn
 
 
 class PackedBands(nn.Module):
-    """Index tables that pack bins into rectangles, one per group of bands of similar width.
-
-    Band k of width G belongs to the group of the smallest power of two P >= G; in its group it is a row of P bins, of
-    which the last P - G are padding. Reading, padding points to an extra bin F of zeros; writing, it is dropped. Waste
-    is less than a factor of two, and groups are at most log2(F) + 2. `bins` are half-open and partition [0, F).
-    """
+    """Index tables that pack bins, half-open ranges that partition [0, F), into rectangles, one per group of bands of
+    similar width. Band k of width G belongs to the group of the smallest power of two P >= G; in its group it is a row
+    of P bins, of which the last P - G are padding. Reading, padding points to an extra bin F of zeros; writing, it is
+    dropped. Waste is less than a factor of two, and groups are at most log2(F) + 2."""
 
     def __init__(self, bins: Sequence[tuple[int, int]]):
         super().__init__()

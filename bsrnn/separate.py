@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,14 +52,9 @@ class Separator:
         bf16: bool | None = None,
     ) -> "Separator":
         """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name, which are
-        fetched on first use; none means `open`, which comes with this package. Raises FileNotFoundError or ValueError
-        where one cannot be loaded, or none estimates one of the sources, and OSError where one cannot be fetched.
-
-        Args:
-            sources: what to estimate of what they can; None is everything.
-            device: auto, cpu, cuda or cuda:1.
-            bf16: None means where the device gains by it.
-        """
+        fetched on first use; none means `open`, which comes with this package. A device is auto, cpu, cuda or cuda:1;
+        bf16 None means where it gains. Raises FileNotFoundError or ValueError where a model cannot be loaded, or none
+        estimates one of the sources, of which None is all that they can, and OSError where one cannot be fetched."""
         target = torch_device(device)
         folders = [folder for path in checkpoints for folder in pretrained.folders(path)]
         models = [checkpoint.load(folder) for folder in folders or [pretrained.place(pretrained.OPEN)]]
@@ -72,9 +68,7 @@ class Separator:
         autocast(target, bf16)  # refuses what the device lacks
         return cls([model.to(target) for model in models], hop=hop, bf16=bf16)
 
-    def __call__(
-        self, waveform: Tensor | np.ndarray, sample_rate: int, *, long: bool = True
-    ) -> dict[str, Tensor | np.ndarray]:
+    def __call__(self, waveform: Tensor | np.ndarray, sample_rate: int, *, long: bool = True) -> dict[str, Any]:
         """Separate a song that is in memory, floats (C, L) or (L,) with full scale 1 at a rate in Hz: source -> an
         array of the same kind, shape and type. `long` is that of `separated`. Raises ValueError where it is no such
         waveform."""
@@ -113,10 +107,7 @@ class Separator:
             progress: show a bar in a terminal.
         """
         if form not in FORMATS or loudness not in LOUDNESS:
-            raise ValueError(
-                f"unknown format {form!r} or loudness {loudness!r}: choose from "
-                f"{', '.join(FORMATS)} and {', '.join(LOUDNESS)}"
-            )
+            raise ValueError(f"choose form from {', '.join(FORMATS)} and loudness from {', '.join(LOUDNESS)}")
         recording = audio.Recording.open(song)
         targets = self.targets(folder, form, residual)
         if recording.path.resolve() in {target.resolve() for target in targets.values()}:
@@ -188,9 +179,7 @@ def _audio_files(path: Path, out: str) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(path, onerror=lambda error: found.append(Path(error.filename))):
         folders[:] = [name for name in folders if name[0] != "." and os.path.realpath(Path(parent, name)) != out]
-        found.extend(
-            Path(parent, name) for name in names if name[0] != "." and Path(name).suffix.lower() in audio.SUFFIXES
-        )
+        found.extend(Path(parent, x) for x in names if x[0] != "." and Path(x).suffix.lower() in audio.SUFFIXES)
     return sorted(found) or [path]
 
 

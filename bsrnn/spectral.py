@@ -18,13 +18,10 @@ def _transforms(n_fft: int, padding: str, device: torch.device) -> tuple[Spectro
 
 
 def stft(waveform: Tensor, n_fft: int, padding: str = "constant") -> Tensor:
-    """Short-time Fourier transform with a Hann window of `n_fft` samples and a hop of a quarter of it.
-
-    From (..., L) real to (..., F, T) complex, F = n_fft // 2 + 1, T = L // hop + 1. Both ends are padded with zeros
-    ("constant"), or by reflection ("reflect") where there are more than `n_fft` / 2 samples.
-    """
-    if waveform.shape[-1] <= n_fft // 2:
-        padding = "constant"
+    """Short-time Fourier transform with a Hann window of `n_fft` samples and a hop of a quarter of it: (..., L) real to
+    (..., F, T) complex, F = n_fft // 2 + 1, T = L // hop + 1. Both ends are padded with zeros ("constant"), or by
+    reflection ("reflect") where there are more than `n_fft` / 2 samples."""
+    padding = padding if waveform.shape[-1] > n_fft // 2 else "constant"
     return _transforms(n_fft, padding, waveform.device)[0](waveform.float())
 
 
@@ -34,11 +31,9 @@ def istft(spectrogram: Tensor, n_fft: int, length: int) -> Tensor:
 
 
 def standardize(spectrogram: Tensor, eps: float = 1e-8) -> Tensor:
-    """Subtract the complex mean and divide by the standard deviation of each (F, T) plane of (..., F, T).
-
-    The model looks at the result, but its mask multiplies the spectrogram itself, so there is nothing to undo and
-    an identity mask is exact. A silent plane stays silent. Refined BSRNN; not in the paper.
-    """
+    """Subtract the complex mean and divide by the standard deviation of each (F, T) plane of (..., F, T). The model
+    looks at the result, but its mask multiplies the spectrogram itself, so there is nothing to undo and an identity
+    mask is exact. A silent plane stays silent. Refined BSRNN; not in the paper."""
     centred = spectrogram - spectrogram.mean((-2, -1), keepdim=True)
     deviation = centred.abs().square().mean((-2, -1), keepdim=True).sqrt()
     return centred / deviation.clamp_min(eps)

@@ -53,11 +53,6 @@ def transfer(base: BSRNN, sources: tuple[str, ...]) -> BSRNN:
     return base.with_heads(sources).freeze_extractor()
 
 
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and Python: the initial weights follow. Training samples have a generator of their own."""
-    lightning.seed_everything(seed, verbose=False)
-
-
 def fit(
     model: BSRNN, dataset: Path, config: TrainingConfig, folder: Path, *, seed: int = 0, device: str = "auto", **details
 ) -> Fitted:
@@ -265,9 +260,10 @@ class TrainingModule(lightning.LightningModule):
                 loader: Any = self.trainer.train_dataloader
                 last = self.trainer.fit_loop.batch_idx  # of this step
                 batches = islice(loader.batch_sampler, last - last % self.settings.accumulate, last + 1)
-                songs = sorted({song for batch in batches for index in batch for song in loader.dataset.songs(index)})
-                where = f"step {self.global_step + 1}; songs of the batch: {', '.join(songs)}"
-                raise FloatingPointError(f"loss or gradient is not finite in {where}")
+                songs = {song for batch in batches for index in batch for song in loader.dataset.songs(index)}
+                raise FloatingPointError(
+                    f"loss or gradient is not finite in step {self.global_step + 1}; songs: {', '.join(sorted(songs))}"
+                )
 
     def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
         optimizer.zero_grad(set_to_none=not self.graphed)
@@ -307,8 +303,8 @@ class TrainingModule(lightning.LightningModule):
             "validation_loss": float(torch.stack([loss for _, loss in tracks.values()]).mean()),
             "validation_usdr": float(per_source.mean()),
             **{
-                f"validation_usdr/{source}": float(x)
-                for source, x in zip(self.model.config.sources, per_source, strict=True)
+                f"validation_usdr/{name}": float(x)
+                for name, x in zip(self.model.config.sources, per_source, strict=True)
             },
         }
         self.history.append(row)
@@ -391,5 +387,5 @@ def _commit() -> str | None:
     command = ["git", "-C", files.root(), "status", "--porcelain=v2", "--branch", "--", "bsrnn", "profiles"]
     with suppress(OSError, subprocess.CalledProcessError):
         commit, *told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        changed = any(not line.startswith("# ") for line in told)
-        return commit.removeprefix("# branch.oid ")[:12] + "-dirty" * changed
+        dirty = "-dirty" if any(not line.startswith("# ") for line in told) else ""
+        return commit.removeprefix("# branch.oid ")[:12] + dirty

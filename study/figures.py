@@ -142,6 +142,16 @@ def schemas(rows: Sequence[tuple[str, BandSchema, int]], sample_rate: int) -> Fi
     return figure
 
 
+def semitones(schema: BandSchema) -> np.ndarray:
+    """Widths in semitones of the bands that have a lower and an upper edge, all but the first and the last."""
+    return 12 * np.diff(np.log2(schema.edges))
+
+
+def unevenness(schema: BandSchema) -> float:
+    """Standard deviation of the band widths in semitones over their mean: 0 for bands of equal width in notes."""
+    return semitones(schema).std() / semitones(schema).mean()
+
+
 @styled
 def band_widths(schemas: Sequence[BandSchema], sample_rate: int, n_fft: int) -> Figure:
     """The width of every band over its place on the frequency axis: as designed in semitones, as cut by an STFT of
@@ -149,9 +159,9 @@ def band_widths(schemas: Sequence[BandSchema], sample_rate: int, n_fft: int) -> 
     figure, [[notes], [bins]] = _axes(2, 1, (9.5, 6.2), sharex=True)
     for schema in schemas:
         cut = schema.bins(sample_rate, n_fft)
-        style = _style(schema.name) | {"label": f"{schema.name}: unevenness {schema.unevenness():.2f}, K = {len(cut)}"}
+        style = _style(schema.name) | {"label": f"{schema.name}: unevenness {unevenness(schema):.2f}, K = {len(cut)}"}
         limits = np.clip(np.transpose(cut) * sample_rate / n_fft, HEARING[0], sample_rate / 2)
-        designed = (notes, schema.edges[:-1], schema.edges[1:], schema.semitones())
+        designed = (notes, schema.edges[:-1], schema.edges[1:], semitones(schema))
         for ax, low, high, width in (designed, (bins, *limits, np.diff(cut)[:, 0])):
             ax.hlines(width, low, high, linewidth=2, color=style["color"])
             ax.plot(np.sqrt(np.multiply(low, high)), width, linestyle="", ms=5, **style)
@@ -235,7 +245,7 @@ def learning_curves(runs: pd.DataFrame) -> Figure:
 def usdr_per_band(table: pd.DataFrame) -> Figure:
     """uSDR over frequency: a panel per source, a line per schema, the mean over tracks and its 95% interval. The table
     has a row per run, schema, source, track and band, told by its upper limit `high` in Hz, with the `value` in dB, see
-    `metrics.usdr_per_band`; NaN is left out."""
+    `listening.usdr_per_band`; NaN is left out."""
     label = "upper limit of the band (Hz); line: mean over tracks; band: its 95% interval (bootstrap over tracks)"
     table, labels = table[table["high"] > HEARING[0]], {"xlabel": label, "ylabel": "uSDR (dB) within each band"}
     figure = _curves(table, "high", 2, (4.9, 2.7), statistics.bootstrap_interval, sharex=True, **labels)
@@ -246,7 +256,7 @@ def usdr_per_band(table: pd.DataFrame) -> Figure:
 @styled
 def seams(energies: Mapping[str, np.ndarray], reach: float) -> Figure:
     """The energy of errors around the borders of chunks, with 95% intervals: a seam is a peak in the middle. Energies
-    are name -> (borders, bins), see `metrics.energy_around`, and the bins lie up to `reach` seconds from a border."""
+    are name -> (borders, bins), see `listening.energy_around`, and the bins lie up to `reach` seconds from a border."""
     figure, [[ax]] = _axes(1, 1, (7.2, 3.6))
     for (name, values), colour, marker in zip(energies.items(), COLOURS[1:], SHAPES[1:], strict=False):
         centres = 1e3 * reach * ((2 * np.arange(values.shape[1]) + 1) / values.shape[1] - 1)
@@ -373,7 +383,7 @@ def worst_seconds(errors: Sequence[float], count: int) -> list[int]:
 
 @styled
 def error_over_time(errors: Mapping[str, np.ndarray], worst: int = 3) -> Figure:
-    """The error of every second of a track, in dB, see `metrics.error_per_second`, a panel per name, the `worst`
+    """The error of every second of a track, in dB, see `listening.error_per_second`, a panel per name, the `worst`
     seconds marked. What is not finite is left blank, what is more than 30 dB below the largest cut off."""
     figure, axes = _axes(len(errors), 1, (9.5, 0.9 + 1.3 * len(errors)), "", "error (dB)", sharex=True, sharey=True)
     bottom = max((value for values in errors.values() for value in values if np.isfinite(value)), default=0) - 30

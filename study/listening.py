@@ -7,15 +7,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import ipywidgets
+import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
 from bsrnn import checkpoint
 from bsrnn.data import Track
-from bsrnn.metrics import error_per_second, usdr
+from bsrnn.metrics import usdr
 from bsrnn.separate import separate
+from bsrnn.spectral import stft
 from study import figures
 
+AUDIBLE = 1e-6  # of a track's energy: a band that holds less has none, as far as its SDR goes; our choice
 AROUND, WHOLE = 1, -1  # seconds before and after the one that is chosen; what is chosen in place of one
 
 
@@ -65,7 +68,7 @@ class Listening:
         return song.read(self.source.value), self._estimates(song, self.model.value)[self.source.value]
 
     def errors(self) -> list[float]:
-        """`metrics.error_per_second` of the choice."""
+        """`error_per_second` of the choice."""
         return error_per_second(*self._pair(), self.tracks[self.track.value].sample_rate).tolist()
 
     def heard(self) -> dict[str, Tensor]:
@@ -90,3 +93,37 @@ class Listening:
     def _ipython_display_(self) -> None:
         # Jupyter Server sets the variable for kernels that have a front end
         display(self.form if "JPY_SESSION_NAME" in os.environ else HTML(self.view.value))
+
+
+def energy_around(error: Tensor, period: int, reach: int, bins: int) -> Tensor:
+    """The energy of a signal (C, L) around every multiple of a period, over its mean there: what chunks do at their
+    borders. Of `reach` samples on either side, at most half a period, in so many bins: (multiples, bins), each multiple
+    with a mean of 1. Silent ones are left out."""
+    power = error.double().square().sum(0)
+    windows = power[period - reach :].unfold(0, 2 * reach, period)
+    windows = windows[windows.any(1)]
+    edges = [round(2 * reach * k / bins) for k in range(1, bins)]
+    energies = [part.mean(1) for part in windows.tensor_split(edges, 1)]
+    return torch.stack(energies, 1) / windows.mean(1, keepdim=True)
+
+
+def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[int, int]], n_fft: int) -> Tensor:
+    """uSDR within ranges of frequency: of the energies that the bins of an STFT of `n_fft` samples hold there, over a
+    whole track: (..., C, L) to (..., ranges) in dB. Ranges are half-open, of bins, as `BandSchema.bins` gives them; one
+    of all bins gives uSDR, but for the track's ends. NaN where the reference has at most a millionth of its energy."""
+    spectra = (stft(signals, n_fft).abs().double() for signals in (references, references.double() - estimates))
+    bins = torch.stack([magnitudes.square().sum((-3, -1)) for magnitudes in spectra])  # (2, ..., F)
+    bins[..., 1 : (n_fft + 1) // 2] *= 2  # bins of negative frequency; 0 Hz and Nyquist have none
+    signal, noise = torch.stack([bins[..., low:high].sum(-1) for low, high in ranges], -1)
+    return 10 * torch.log10(signal / noise).where(signal > AUDIBLE * bins[0].sum(-1, keepdim=True), torch.nan)
+
+
+def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) -> Tensor:
+    """Energy of the error in every second, over the reference's mean energy per second: what of the track costs uSDR.
+    (..., C, L) to (..., seconds) in dB; the last one may be a part of a second. Unlike the SDR of a second it is known
+    where the reference is silent, and there tells what leaks in. Its sum in energy, over the length in seconds, is the
+    inverse of uSDR. A silent reference gives NaN, a second without error minus infinity."""
+    power = (references.double() - estimates).square().sum(-2)
+    seconds = torch.nn.functional.pad(power, (0, -power.shape[-1] % sample_rate)).unflatten(-1, (-1, sample_rate))
+    mean = references.double().square().sum((-2, -1))[..., None] * sample_rate / references.shape[-1]
+    return 10 * torch.log10(seconds.sum(-1) / mean).where(mean > 0, torch.nan)

@@ -54,12 +54,6 @@ def test_generic_edges_are_quarter_tones_between_semitones():
         generic_schema(24, 121)
 
 
-def test_generic_is_even_and_v7_is_not():
-    assert generic_schema().unevenness() < 0.1 < 0.5 < band_schema("v7").unevenness()
-    assert BandSchema("octaves", (100.0, 200.0, 400.0)).unevenness() == pytest.approx(0)
-    assert BandSchema("octaves", (100.0, 200.0, 400.0)).semitones() == pytest.approx((12, 12))
-
-
 @pytest.mark.parametrize("name", ["v8", "Generic", "", "generic-", "generic-24"])
 def test_unknown_name(name):
     with pytest.raises(ValueError, match="unknown band schema"):

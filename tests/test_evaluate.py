@@ -394,7 +394,7 @@ def test_a_file_of_unknown_origin_is_kept(tracks, tmp_path, spoil):
     score([counted()[0]], tracks, split="test", out=out)
     spoil(out, note)
     before = out.read_bytes()
-    with pytest.raises(ValueError, match=r"scores.csv is there, but not as a table .* remove it") as error:
+    with pytest.raises(ValueError, match=r"scores.csv is no table of scores .* remove it") as error:
         score([counted()[0]], tracks, split="test", out=out)
     assert "\n" not in str(error.value)
     assert out.read_bytes() == before

@@ -12,7 +12,7 @@ from matplotlib.collections import PathCollection, PolyCollection, QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from bsrnn.bands import SCHEMA_NAMES, band_schema
+from bsrnn.bands import SCHEMA_NAMES, BandSchema, band_schema
 from study import figures
 from study.statistics import bootstrap_interval, comparisons
 
@@ -108,14 +108,21 @@ def test_440_hz_is_labelled_a4_where_the_frequency_axis_has_440_hz(rate):
         assert top.transData.transform((note, 0))[0] == pytest.approx(ax.transData.transform((note, 0))[0])
 
 
+def test_generic_is_even_and_v7_is_not():
+    assert figures.unevenness(band_schema("generic")) < 0.1 < 0.5 < figures.unevenness(band_schema("v7"))
+    octaves = BandSchema("octaves", (100.0, 200.0, 400.0))
+    assert figures.unevenness(octaves) == pytest.approx(0)
+    assert figures.semitones(octaves) == pytest.approx((12, 12))
+
+
 def test_band_widths_are_those_of_the_schemas():
     pair = [band_schema("v7"), band_schema("generic")]
     semitones, bins = drawn(figures.band_widths(pair, RATE, N_FFT)).axes
     for schema, notes, counts, colour in zip(pair, semitones.lines, bins.lines, ("red", "blue"), strict=True):
-        assert notes.get_ydata() == pytest.approx(schema.semitones())
+        assert notes.get_ydata() == pytest.approx(figures.semitones(schema))
         assert sum(counts.get_ydata()) == N_FFT // 2 + 1
         assert hue(notes.get_color()) == hue(counts.get_color()) == colour
-        assert f"{schema.unevenness():.2f}" in notes.get_label()
+        assert f"{figures.unevenness(schema):.2f}" in notes.get_label()
         # the middle of a band, in notes, lies within it
         assert notes.get_xdata() == pytest.approx(np.sqrt(np.array(schema.edges[:-1]) * schema.edges[1:]))
     assert bins.get_yscale() == "log"

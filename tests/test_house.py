@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST = {"bsrnn": (2_450, 4_156), "study": (600, 1_100)}  # statements without docstrings, and lines; never more
+MOST = {"bsrnn": (2_350, 3_900), "study": (600, 1_100)}  # statements without docstrings, and lines; never more
 MOST_SKIPS = 20  # of the formatter, in the whole repository
 HEAVY = {"IPython", "ipywidgets", "jupyterlab", "librosa", "matplotlib", "pandas", "papermill", "seaborn", "snakemake"}
 

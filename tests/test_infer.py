@@ -81,11 +81,11 @@ BAD = {
     "cut off.mp3": (lambda file: (soundfile.write(file, noise(9 * RATE), RATE), cut_off(file)), "cut off"),
     "nan.wav": (
         lambda file: soundfile.write(file, edit(noise(), 4_000, np.nan), RATE, subtype="FLOAT"),
-        "not finite (NaN or infinity), the first at 0.500 s",
+        "holds samples that are not finite, the first at 0.500 s",
     ),
     "inf.wav": (
         lambda file: soundfile.write(file, edit(noise(), 80_00 - 1, -np.inf), RATE, subtype="FLOAT"),
-        "not finite (NaN or infinity), the first at 1.000 s",
+        "holds samples that are not finite, the first at 1.000 s",
     ),
     "missing.wav": (lambda file: None, "no such file"),
     "cut off.aiff": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),

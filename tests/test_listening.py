@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,10 +10,14 @@ import torch
 
 from bsrnn import checkpoint
 from bsrnn.data import find_tracks
-from bsrnn.metrics import error_per_second
-from study.listening import WHOLE, Listening
+from bsrnn.metrics import usdr
+from study.listening import WHOLE, Listening, energy_around, error_per_second, usdr_per_band
 
 RATE = 8_000
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.fixture
@@ -107,3 +112,66 @@ def test_without_a_front_end_it_is_plain_html(form, monkeypatch, server):
         monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
     form._ipython_display_()
     assert shown == [form.form] if server else shown[0].data == form.view.value
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_energy_around_equals_its_definition(seed):
+    draw = np.random.default_rng(seed)
+    period, bins = int(draw.integers(20, 200)), int(draw.integers(1, 6))
+    reach = int(draw.integers(bins, period // 2 + 1))
+    error = torch.from_numpy(draw.normal(size=(2, period * 7 + 3)))
+    error[:, period * 2 - reach : period * 2 + reach] = 0  # a silent one
+    expected = []
+    for place in range(period, error.shape[1] - reach, period):
+        window = [float(error[0, i] ** 2 + error[1, i] ** 2) for i in range(place - reach, place + reach)]
+        edges = [round(2 * reach * k / bins) for k in range(bins + 1)]
+        if any(window):
+            expected.append([np.mean(window[a:b]) / np.mean(window) for a, b in pairwise(edges)])
+    np.testing.assert_allclose(energy_around(error, period, reach, bins), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_fft", [16, 18])
+def test_usdr_per_band_equals_its_definition(n_fft):
+    length, ranges = 61, [(0, 2), (2, 3), (3, 7), (7, n_fft // 2 + 1)]
+    s, estimate = noise(2, 2, length), noise(2, 2, length, seed=1)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+
+    def energies(signal):  # of all bins, those of negative frequency too
+        padded = np.pad(signal, n_fft // 2)
+        frames = [padded[start : start + n_fft] for start in range(0, length + 1, n_fft // 4)]
+        return sum(np.abs(np.fft.fft(window * frame)) ** 2 for frame in frames)
+
+    for source in range(2):
+        signal, error = (sum(energies(channel) for channel in x[source].numpy()) for x in (s, s - estimate))
+        bins = [[k for k in range(n_fft) if low <= min(k, n_fft - k) < high] for low, high in ranges]
+        expected = [10 * np.log10(signal[band].sum() / error[band].sum()) for band in bins]
+        np.testing.assert_allclose(usdr_per_band(s, estimate, ranges, n_fft)[source], expected, atol=1e-4)
+
+
+def test_usdr_of_all_bands_together_is_usdr():
+    s, estimate = noise(3, 2, 4000), noise(3, 2, 4000, seed=1)
+    for signal in (s, estimate):  # at the ends of a track, fewer windows overlap
+        signal[..., :64], signal[..., -64:] = 0, 0
+    torch.testing.assert_close(usdr_per_band(s, estimate, [(0, 33)], 64)[:, 0], usdr(s, estimate), atol=1e-4, rtol=0)
+
+
+def test_a_band_without_energy_to_speak_of_has_no_usdr():
+    time = torch.arange(4000) / 8000
+    tone = (torch.sin(2 * torch.pi * 1000 * time) * torch.hann_window(4000))[None]
+    low, at, high = usdr_per_band(tone, 0.9 * tone + 1e-4 * noise(1, 4000), [(0, 16), (16, 64), (64, 129)], 256)
+    assert at == pytest.approx(20, abs=0.01)
+    assert low.isnan() and high.isnan()
+    assert usdr_per_band(0 * tone, tone, [(0, 129)], 256).isnan()
+
+
+def test_error_per_second_says_what_costs_usdr():
+    s, estimate = noise(2, 2, 350), noise(2, 2, 350, seed=1)
+    estimate[0, :, 100:200] = s[0, :, 100:200]
+    errors = error_per_second(s, estimate, 100)
+    assert errors.shape == (2, 4) and errors[0, 1] == -torch.inf
+    second = (s - estimate)[1, :, 200:300].square().sum() / (s[1].square().sum() / 3.5)
+    assert float(errors[1, 2]) == pytest.approx(10 * np.log10(float(second)))
+    torch.testing.assert_close((10 ** (errors / 10)).sum(-1) / 3.5, 10 ** (-usdr(s, estimate) / 10))
+    assert error_per_second(0 * s, estimate, 100).isnan().all()
+    s[:, :, :100] = 0
+    assert error_per_second(s, estimate, 100).isfinite().all(1).tolist() == [False, True]  # in silence too

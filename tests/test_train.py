@@ -369,8 +369,12 @@ def test_the_process_is_left_as_it_was(small, songs, tmp_path):
 
 
 def test_a_checkout_that_is_not_installed_has_a_record(monkeypatch):
-    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: [])
-    assert train.provenance(torch.device("cpu"))["code"] is None
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.metadata, "distributions", lambda name: [])
+        importlib.reload(train.bsrnn)
+    recorded = train.provenance(torch.device("cpu"))["code"]
+    importlib.reload(train.bsrnn)
+    assert recorded is None and train.bsrnn.__version__
 
 
 def test_an_interrupt_by_the_user_reaches_the_caller(small, songs, tmp_path, steps):
@@ -618,7 +622,7 @@ def test_what_is_not_finite_stops_with_the_songs_and_the_last_checkpoint(small, 
     drawn = [", ".join(mixes.songs(index)) for index in (6, 7, 8)]
     assert len(set(drawn)) == 3
     assert str(error.value) == (
-        f"loss or gradient is not finite in step 8; songs of the batch: {drawn[1]}; "
+        f"loss or gradient is not finite in step 8; songs: {drawn[1]}; "
         f"last good checkpoint: {tmp_path / 'run' / 'last.ckpt'}"
     )
     assert checkpoint.load(tmp_path / "run" / "model")
@@ -708,9 +712,9 @@ def test_problems_of_both_splits_and_all_stages_are_lines_of_one_error(small, so
     assert [line.removeprefix(place).replace(os.sep, "/") for line in str(error.value).splitlines()] == [
         "song 1/drums.wav: cannot be read as audio (Invalid data found when processing input)",
         "song 0/other.wav: cannot be read as audio (Invalid data found when processing input)",
-        "song 2/bass.wav: holds samples that are not finite (NaN or infinity), the first at 0.000 s",
+        "song 2/bass.wav: holds samples that are not finite, the first at 0.000 s",
         "vocals is silent in all 5 songs: nothing to learn",
-        "song 6/mixture.wav: holds samples that are not finite (NaN or infinity), the first at 0.000 s",
+        "song 6/mixture.wav: holds samples that are not finite, the first at 0.000 s",
         "vocals is silent in all that validates: nothing to score",
     ]
     assert not (tmp_path / "run").exists()
@@ -728,15 +732,6 @@ def test_a_file_that_goes_while_training_is_one_line(small, songs, tmp_path, mon
     monkeypatch.setattr(train, "_train", without_files)
     with pytest.raises(ValueError, match=r"^[^\n]*song \d.drums\.wav: cannot be read after \d\.\d s \(.*\)$"):
         fit(small("drums"), songs, TrainingConfig(**QUICK, workers=workers), tmp_path / "run", device="cpu")
-
-
-def test_seed_everything_sets_the_initial_weights():
-    drawn = []
-    for seed in (1, 1, 2):
-        train.seed_everything(seed)
-        drawn.append(torch.randn(3))
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_a_line_per_epoch_and_nothing_else(small, songs, tmp_path, capsys):
