@@ -18,7 +18,6 @@ import soundfile
 from IPython.core.pylabtools import print_figure
 from IPython.display import Audio
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.signal import stft
@@ -93,8 +92,7 @@ def _style(schema: str) -> dict:
 
 def _ordered(names: Iterable) -> list:
     """Names, or tuples of names, each once, in the order that all figures keep."""
-    rank = {name: place for place, name in enumerate(ORDER)}
-    return sorted(set(names), key=lambda key: [(rank.get(x, 99), x) for x in ((key,) if isinstance(key, str) else key)])
+    return sorted(set(names), key=lambda key: [(ORDER.index(x) if x in ORDER else 99, x) for x in np.atleast_1d(key)])
 
 
 def way(experiment: str, learned: str) -> str:
@@ -232,9 +230,8 @@ def learning_curves(runs: pd.DataFrame) -> Figure:
     """Validation uSDR over the epochs of several trainings, rows of `results.load_runs`: a panel for what they learn, a
     line per schema. It is the mean over seeds, as far as all of them went, its band from the lowest to the highest."""
     line = ["experiment", "learned", "source", "schema"]
-    table = runs.explode("history", ignore_index=True)
-    history = pd.DataFrame(table["history"].tolist())
-    table = table.assign(epoch=history["epoch"] + 1, value=history["validation_usdr"].astype(float))
+    table = pd.json_normalize(runs.to_dict("records"), "history", [*line, "run"])
+    table = table.assign(epoch=table["epoch"] + 1, value=table["validation_usdr"].astype(float))
     reached = table.groupby([*line, "epoch"])["value"].transform("count")
     table = table[reached == table.groupby(line)["run"].transform("nunique")]
     label = "epoch; line: mean over seeds, as far as all of them went; band: from the lowest to the highest"
@@ -320,8 +317,8 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
     tables = dict(list(models.groupby(["source", "experiment", "learned", "schema"])))
     ways = {source: _ordered(key[1:3] for key in tables if key[0] == source) for source in _ordered(models["source"])}
     heights, floor = [len(rows) + 0.6 for rows in ways.values()], min(0, models["value"].quantile(0.02))
-    size, shared = (10.5, 1.4 + 0.45 * sum(heights)), {"sharex": "col", "sharey": "row"}
     label = "small: a track (at an edge: beyond it); large: mean, 95% interval; hollow: no support"
+    size, shared = (10.5, 1.4 + 0.45 * sum(heights)), {"sharex": "col", "sharey": "row"}
     figure, axes = _axes(len(ways), 2, size, label, **shared, width_ratios=(1.5, 1), height_ratios=heights)
     panels = dict(zip(ways, axes, strict=True))
     for source, *cell, schema in _ordered(tables):
@@ -331,12 +328,12 @@ def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
         left.scatter(tracks.clip(lower=floor), [row] * len(tracks), 25, alpha=0.25, linewidth=0, **style)
         _interval(left, row, tracks.mean(), ends, ms=8, mec="white", capsize=3, label=schema, **style)
         _beside(left, row, f"{tracks.mean():.2f}", color=style["color"])
-    found = answers[answers["question"] == "generic minus v7"].drop_duplicates(cell := [*statistics.CELL[:-1]])
+    found = answers[answers["question"] == "generic minus v7"].drop_duplicates(list(statistics.CELL[:-1]))
     reach = 1.2 * found[["low", "high"]].abs().max(axis=None)
     sides = statistics.pairs(scores, {"schema": "generic"}, {"schema": "v7"})
     for answer in found.itertuples():
         right, row = panels[answer.source][1], ways[answer.source].index((answer.experiment, answer.learned))
-        one, other = sides[tuple(getattr(answer, name) for name in cell)]
+        one, other = sides[answer.split, answer.experiment, answer.learned, answer.source]
         right.plot((one.mean() - other.mean()).clip(-reach, reach), [row] * one.shape[1], "|", color=GREY, alpha=0.5)
         winner = "" if answer.better == "no support" else answer.better
         look = _style(winner) if winner else {"color": GREY, "marker": "D", "mfc": "white"}
@@ -377,8 +374,7 @@ def clock(second: int) -> str:
 
 def worst_seconds(errors: Sequence[float], count: int) -> list[int]:
     """The seconds of largest error, worst first; those whose error is not finite are left out."""
-    finite = [second for second, error in enumerate(errors) if np.isfinite(error)]
-    return sorted(finite, key=lambda second: -errors[second])[:count]
+    return pd.Series(errors).replace([np.inf, -np.inf], np.nan).dropna().nlargest(count).index.tolist()
 
 
 @styled
@@ -423,10 +419,10 @@ def _images(images: Mapping[str, tuple], sample_rate: int, beside: bool = False)
         count, frames = image.shape
         starts = np.unique(np.geomspace(1, count, 241).astype(int))[:-1]  # first bins of at most 240 rows
         rows = np.add.reduceat(image, starts, axis=0) / np.diff([*starts, count])[:, None]
-        rows, scale = (10 * np.log10(np.maximum(rows, 1e-12)), (-80, 0)) if label == "level (dB)" else (rows, (0, loud))
+        rows, low, high = (10 * np.log10(np.maximum(rows, 1e-12)), -80, 0) if label == "level (dB)" else (rows, 0, loud)
         limits = (np.array([*starts, count]) - 0.5) * sample_rate / (2 * (count - 1))
-        times, norm = np.arange(frames + 1) * hop / sample_rate, Normalize(*scale)
-        mesh = ax.pcolormesh(times, limits, rows, cmap="magma", norm=norm, rasterized=True)
+        times = np.arange(frames + 1) * hop / sample_rate
+        mesh = ax.pcolormesh(times, limits, rows, cmap="magma", vmin=low, vmax=high, rasterized=True)
         bars[label] = (mesh, ax if beside else axes)
         ax.grid(visible=False)
         ax.set_title(name, loc="left")
