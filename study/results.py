@@ -15,7 +15,6 @@ Where a function has a `folder`, it is "results" or "runs": in both, the same fi
 """
 
 import json
-import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -68,7 +67,7 @@ def save_run(profile: str, run: str, rows: Sequence[Mapping]) -> None:
     folder = working(profile)
     record = json.loads((folder / run / "record.json").read_text())
     means = pd.DataFrame(rows).groupby(["split", "metric", "source"])["value"].mean().round(4).items()
-    record |= {"profile": profile, "scores": {" ".join(key): mean for key, mean in means if math.isfinite(mean)}}
+    record |= {"profile": profile, "scores": {" ".join(key): mean for key, mean in means if np.isfinite(mean)}}
     files.save_json(folder / "runs" / f"{run}.json", record)
     files.save_rows(folder / "scores" / f"{run}.csv", rows)
     with files.written_together(checkpoint(profile, run, "runs")) as partial:
@@ -78,14 +77,15 @@ def save_run(profile: str, run: str, rows: Sequence[Mapping]) -> None:
 
 def load_scores(profile: str, folder: str = "results") -> pd.DataFrame:
     """All score rows of a profile: `evaluate.COLUMNS`, and `IDENTITY` of their run; "baseline" is an experiment too."""
-    tables = []
-    for file in sorted((results(profile, folder) / "scores").glob("*.csv")):
-        table = pd.read_csv(file, dtype={"track": str}, keep_default_na=False, na_values={"value": [""]})
-        run = _record(profile, folder, file.stem) if file.stem != "baseline" else BASELINE
-        tables.append(table.assign(**{name: run[name] for name in IDENTITY}))
+    tables = {
+        file.stem: pd.read_csv(file, dtype={"track": str}, keep_default_na=False, na_values={"value": [""]})
+        for file in sorted((results(profile, folder) / "scores").glob("*.csv"))
+    }
     if not tables:
         raise FileNotFoundError(f"no scores in {folder}/{profile}/scores: run `make reproduce PROFILE={profile}` first")
-    return pd.concat(tables, ignore_index=True)
+    records = [BASELINE if file == "baseline" else _record(profile, folder, file) for file in tables]
+    told = pd.DataFrame(records, tables.keys(), IDENTITY)
+    return pd.concat(tables, names=["file"]).join(told, on="file").reset_index(drop=True)
 
 
 def load_test_scores(profile: str, folder: str = "results") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -128,11 +128,14 @@ def compare(profile: str) -> pd.DataFrame:
     """The uSDR of every cell that was rerun beside what is published of the same run: cell (source of a run),
     published, reproduced and difference in dB, `allowed`, two standard deviations over the published seeds of the cell,
     and the verdict: agrees or differs, or "one seed" where none can be told."""
-    tables = {}
-    for name, folder in (("published", "results"), ("reproduced", "runs")):
-        scores = load_scores(profile, folder).query("metric == 'uSDR' and experiment != 'baseline'")
-        tables[name] = scores.groupby([*statistics.CELL, "run"])["value"].mean()
-    table = pd.DataFrame(tables).reset_index()
+    means = {
+        name: load_scores(profile, folder)
+        .query("metric == 'uSDR' and experiment != 'baseline'")
+        .groupby([*statistics.CELL, "run"])["value"]
+        .mean()
+        for name, folder in (("published", "results"), ("reproduced", "runs"))
+    }
+    table = pd.DataFrame(means).reset_index()
     table["difference"] = table["reproduced"] - table["published"]
     table["allowed"] = 2 * table.groupby(list(statistics.CELL))["published"].transform("std")
     cases = [table["allowed"].isna(), table["difference"].abs() <= table["allowed"]]
@@ -233,7 +236,7 @@ def model_card(record: Mapping, scores: pd.DataFrame) -> str:
     scores, licence."""
     model, training, history = record["model"], record["training"], record["history"]
     batch, steps = training["batch_size"] * training["accumulate"] * record["processes"], history[-1]["step"]
-    best = max(history, key=lambda row: -math.inf if row["validation_usdr"] is None else row["validation_usdr"])
+    best = max(history, key=lambda row: -np.inf if row["validation_usdr"] is None else row["validation_usdr"])
     table = (
         scores.groupby(["split", "source", "metric"], sort=False)["value"].agg(["mean", "count"]).unstack(sort=False)
     )
