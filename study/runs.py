@@ -27,7 +27,7 @@ that it names as `package` comes with the package, as `bsrnn/open`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 
 import yaml
@@ -48,22 +48,20 @@ class Run:
     sources: tuple[str, ...]
     seed: int
     learned: str  # the sources that the extractor was trained on, joined by "+"
-    base_run: str = ""  # whose extractor a transfer takes
-    training: Mapping[str, object] = field(default_factory=dict, hash=False)  # all settings of it
-    model: Mapping[str, object] = field(default_factory=dict, hash=False)  # all sizes of it
-    gpu: bool = False  # whether it wants one
+    base_run: str  # whose extractor a transfer takes
+    training: Mapping[str, object]  # all settings of it
+    model: Mapping[str, object]  # all sizes of it
+    gpu: bool  # whether it wants one
 
 
 def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]]:
-    """The settings of a profile, a file in profiles/, and its runs in the order in which it lists them, with `seeds`,
-    as numbers or text, in place of the profile's. Raises FileNotFoundError where there is no such profile, and
-    ValueError where a run lacks something, has something unknown, or a base that the profile has not, or is the same as
-    another."""
-    folder = files.root() / "profiles"
-    if not (folder / f"{profile}.yaml").is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise FileNotFoundError(f"no profile {profile!r}: choose from {known}")
-    settings = yaml.safe_load((folder / f"{profile}.yaml").read_text())
+    """The settings of a profile, a file in profiles/, and its runs as it lists them, with `seeds`, numbers or text, in
+    place of its own. Raises FileNotFoundError where there is none, and ValueError where a run lacks something, has
+    something unknown, or a base that does not stand before it, or is the same as another."""
+    known = {file.stem: file for file in sorted((files.root() / "profiles").glob("*.yaml"))}
+    if profile not in known:
+        raise FileNotFoundError(f"no profile {profile!r}: choose from {', '.join(known)}")
+    settings = yaml.safe_load(known[profile].read_text())
     runs, cells = {}, {}
     for template, entry in settings["runs"].items():
         if wrong := sorted(entry.keys() - _KEYS | {"experiment", "sources"} - entry.keys()):
@@ -78,8 +76,7 @@ def load(profile: str, seeds: Iterable[int | str] = ()) -> tuple[dict, list[Run]
             cell = (entry["experiment"], schema, tuple(entry["sources"]), seed, learned)
             if cell in cells:  # tables would take them for runs of one cell with different seeds
                 raise ValueError(f"{profile}: {name}: differs from {cells[cell]} by name alone: name its experiment")
-            training = settings["training_config"] | entry.get("training", {})
-            model = settings["model_config"] | entry.get("model", {})
+            training, model = (settings[f"{x}_config"] | entry.get(x, {}) for x in ("training", "model"))
             TrainingConfig(**training), Config(entry["sources"], schema, **model).bins()
             runs[name], cells[cell] = Run(name, *cell, base, training, model, entry.get("gpu", False)), name
     return settings, list(runs.values())
