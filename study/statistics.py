@@ -111,12 +111,13 @@ def comparisons(scores: pd.DataFrame, questions: Mapping[str, Iterable[Mapping]]
         `LEAST_TRACKS` or more, as no others can have support; and `better`, the side that interval and test agree on
         where both have `LEAST_RUNS` or more, or "no support".
     """
-    answers = []
-    for topic, asked in questions.items():
-        for question in asked:
-            one, other = question["one"], question["other"]
-            found = paired_differences(_of(scores, question.get("where", {})), one, other)
-            answers.append(found.assign(topic=topic, one=" ".join(one.values()), other=" ".join(other.values())))
+    answers = [
+        paired_differences(_of(scores, question.get("where", {})), question["one"], question["other"]).assign(
+            topic=topic, one=" ".join(question["one"].values()), other=" ".join(question["other"].values())
+        )
+        for topic, asked in questions.items()
+        for question in asked
+    ]
     table = pd.concat([answer for answer in answers if len(answer)] or answers, ignore_index=True)
     counted = table["tracks"] >= LEAST_TRACKS
     table.loc[counted, "p"] = table[counted].groupby("topic")["p"].transform(lambda p: holm(p.to_numpy(float)))
