@@ -11,10 +11,9 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
-from bsrnn import checkpoint
+from bsrnn import Separator
 from bsrnn.data import Track
 from bsrnn.metrics import usdr
-from bsrnn.separate import separate
 from bsrnn.spectral import stft
 from study import figures
 
@@ -29,9 +28,9 @@ class Listening:
 
     def __init__(self, tracks: Sequence[Track], checkpoints: Mapping[str, Path], worst: int = 5):
         self.tracks, self.worst, self._busy = {track.name: track for track in tracks}, worst, False
-        self._load = lru_cache(2)(lambda model: checkpoint.load(checkpoints[model]))
+        self._load = lru_cache(2)(lambda name: Separator.from_pretrained(checkpoints[name], device="cpu", bf16=False))
         self._estimates = lru_cache(2)(  # two, to go back and forth between models
-            lambda song, model: separate(self._load(model), song.read("mixture"), song.sample_rate)
+            lambda song, model: self._load(model)(song.read("mixture"), song.sample_rate, long=False)
         )
         offers = {"track": list(self.tracks), "model": list(checkpoints), "source": [], "where": []}
         choices = [
@@ -51,7 +50,7 @@ class Listening:
         self._busy = True
         try:
             if change["owner"] is not self.second:
-                chosen, self.source.options = self.source.value, self._load(self.model.value).config.sources
+                chosen, self.source.options = self.source.value, self._load(self.model.value).sources
                 self.source.value = chosen if chosen in self.source.options else self.source.options[0]
                 errors = self.errors()
                 worst = figures.worst_seconds(errors, self.worst)
