@@ -135,8 +135,7 @@ def compare(profile: str) -> pd.DataFrame:
         .mean()
         for name, folder in (("published", "results"), ("reproduced", "runs"))
     }
-    table = pd.DataFrame(means).reset_index()
-    table["difference"] = table["reproduced"] - table["published"]
+    table = pd.DataFrame(means).reset_index().eval("difference = reproduced - published")
     table["allowed"] = 2 * table.groupby(list(statistics.CELL))["published"].transform("std")
     cases = [table["allowed"].isna(), table["difference"].abs() <= table["allowed"]]
     table["verdict"] = np.select(cases, ["one seed", "agrees"], "differs")
@@ -166,15 +165,17 @@ def publish(profile: str) -> None:
 def write_tables(profile: str) -> None:
     """Write results/<profile>/README.md whole, and the tables in it as CSV."""
     folder, (scores, apart) = results(profile), load_test_scores(profile)
-    cells, answers = statistics.gains(scores), statistics.comparisons(scores, runs.load(profile)[0]["questions"])
-    save_table(folder / "summary.csv", cells)
+    songs = {"Every cell": scores, "Every cell, on the songs that are kept apart": apart}
+    cells = {title: statistics.gains(rows) for title, rows in songs.items() if len(rows)}
+    answers = statistics.comparisons(scores, runs.load(profile)[0]["questions"])
+    save_table(folder / "summary.csv", cells["Every cell"])
     save_table(folder / "comparisons.csv", answers)
-    sections = {"What was run": coverage(profile), "Every cell": cells.drop(columns="split")}
-    if len(apart):
-        sections["Every cell, on the songs that are kept apart"] = statistics.gains(apart).drop(columns="split")
-    for topic, rows in answers.drop(columns="split").groupby("topic"):
-        sections[f"Questions: {topic}"] = rows.drop(columns="topic").loc[:, (rows != "").any()]
-    parts = [f"\n## {title}\n\n{markdown(table)}" for title, table in sections.items()]
+    topics = {f"Questions: {topic}": rows.drop(columns="topic") for topic, rows in answers.groupby("topic")}
+    tables = {"What was run": coverage(profile)} | cells | topics
+    parts = [
+        f"\n## {title}\n\n{markdown(table.drop(columns='split', errors='ignore').loc[:, (table != '').any()])}"
+        for title, table in tables.items()
+    ]
     with files.written_whole(folder / "README.md") as partial:
         partial.write_text(STUDY.format(profile=profile) + "".join(parts))
 
