@@ -21,13 +21,12 @@ TRIVIAL = ("mixture", "silence")  # baselines that need no model; all others are
 
 
 def summary(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means of score rows: first over tracks (NaN left out), then over runs. A row per split, experiment (or baseline),
-    learned, source and schema, with columns uSDR, cSDR and what else was measured, in dB, the number of runs, and of
-    tracks in which the source sounds, and `run`, the names of the runs, see `joined`."""
+    """Mean uSDR and cSDR of score rows in dB: first over tracks (NaN left out), then over runs. A row per cell, or per
+    baseline as an experiment, with the number of runs, and of tracks in which the source sounds, and `run`, their names
+    as `joined`."""
     named = scores.assign(experiment=scores["experiment"].where(scores["experiment"] != "baseline", scores["run"]))
     runs = named.groupby([*CELL, "run", "metric"])["value"].agg(["mean", "count"])
-    table = runs["mean"].groupby([*CELL, "metric"]).mean().unstack("metric")
-    table = table[["uSDR", "cSDR", *table.columns.difference(["uSDR", "cSDR"])]]
+    table = runs["mean"].groupby([*CELL, "metric"]).mean().unstack("metric")[["uSDR", "cSDR"]]
     counts = runs.xs("uSDR", level="metric")["count"].groupby(list(CELL)).agg(["size", "max"])
     table = table.assign(runs=counts["size"], tracks=counts["max"], run=named.groupby(list(CELL))["run"].agg(joined))
     return table.rename_axis(columns=None).reset_index()
@@ -41,9 +40,9 @@ def joined(runs: Iterable[str]) -> str:
 
 
 def gains(scores: pd.DataFrame) -> pd.DataFrame:
-    """The uSDR and cSDR of models, see `summary`, with their gain in uSDR over the better trivial estimate of each
-    source, and the uSDR of the oracles that were scored, all in dB."""
-    table, place = summary(scores[scores["metric"].isin(("uSDR", "cSDR"))]), ["split", "source"]
+    """The `summary` of models, with their gain in uSDR over the better trivial estimate of each source, and the uSDR of
+    the oracles that were scored, all in dB."""
+    table, place = summary(scores), ["split", "source"]
     model = ~table["experiment"].isin(scores.loc[scores["experiment"] == "baseline", "run"])
     baselines = table[~model].pivot(index=place, columns="experiment", values="uSDR")
     baselines.insert(0, "trivial", baselines.reindex(columns=TRIVIAL).max(axis=1))
@@ -122,8 +121,10 @@ def comparisons(scores: pd.DataFrame, questions: Mapping[str, Iterable[Mapping]]
     counted = table["tracks"] >= LEAST_TRACKS
     table.loc[counted, "p"] = table[counted].groupby("topic")["p"].transform(lambda p: holm(p.to_numpy(float)))
     supported = (table["p"] < LEVEL) & ((table["low"] > 0) | (table["high"] < 0)) & (table["runs"] >= LEAST_RUNS)
-    better = table["one"].where(table["difference"] > 0, table["other"]).where(supported, "no support")
-    table = table.assign(question=table["one"] + " minus " + table["other"], better=better)
+    table = table.assign(
+        question=table["one"] + " minus " + table["other"],
+        better=table["one"].where(table["difference"] > 0, table["other"]).where(supported, "no support"),
+    )
     table = table.reindex(columns=["topic", "question", *CELL, *ANSWER, "better"], fill_value="")
     return table.fillna(dict.fromkeys(CELL, ""))
 
