@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import ipywidgets
 import torch
@@ -27,7 +28,7 @@ class Listening:
     where nobody can fill it in (papermill, nbval) it is plain HTML that shows the first choice."""
 
     def __init__(self, tracks: Sequence[Track], checkpoints: Mapping[str, Path], worst: int = 5):
-        self.tracks, self.worst, self._busy = {track.name: track for track in tracks}, worst, False
+        self.tracks, self.worst, self._busy = {track.name: track for track in tracks}, worst, Lock()
         self._load = lru_cache(2)(lambda name: Separator.from_pretrained(checkpoints[name], device="cpu", bf16=False))
         self._estimates = lru_cache(2)(  # two, to go back and forth between models
             lambda song, model: self._load(model)(song.read("mixture"), song.sample_rate, long=False)
@@ -45,10 +46,9 @@ class Listening:
 
     def _update(self, change: Mapping) -> None:
         """Offer the sources and seconds of a new choice, the worst second first, and show it."""
-        if self._busy:  # the changes made below are no choices
+        if self._busy.locked():  # the changes made below are no choices
             return
-        self._busy = True
-        try:
+        with self._busy:
             if change["owner"] is not self.second:
                 chosen, self.source.options = self.source.value, self._load(self.model.value).sources
                 self.source.value = chosen if chosen in self.source.options else self.source.options[0]
@@ -58,8 +58,6 @@ class Listening:
                 self.second.options = [*seconds, ("the whole song", WHOLE)]
                 self.second.index = 0
             self.view.value = self._html()
-        finally:
-            self._busy = False
 
     def _pair(self) -> tuple[Tensor, Tensor]:
         """The chosen target and its estimate, (C, L) each."""
@@ -81,13 +79,15 @@ class Listening:
         track, source = self.tracks[self.track.value], self.source.value
         title = f"{source} of {track.name} by {self.model.value}: uSDR {usdr(*self._pair()):.2f} dB"
         picture = base64.b64encode(figures.error_over_time({source: self.errors()}, self.worst)._repr_png_()).decode()
-        place = ("" if self.second.value == WHOLE else "Around ") + self.second.label
-        image = f'<img style="max-width: 100%" src="data:image/png;base64,{picture}">'
         players = "".join(
             f"<p>{name}<br>{figures.player(sound.numpy(), track.sample_rate)._repr_html_()}</p>"
             for name, sound in self.heard().items()
         )
-        return f"<p><b>{title}</b></p>{image}<p>{place}:</p>{players}"
+        around = "" if self.second.value == WHOLE else "Around "
+        return (
+            f'<p><b>{title}</b></p><img style="max-width: 100%" src="data:image/png;base64,{picture}">'
+            f"<p>{around}{self.second.label}:</p>{players}"
+        )
 
     def _ipython_display_(self) -> None:
         # Jupyter Server sets the variable for kernels that have a front end
