@@ -83,8 +83,9 @@ def load_scores(profile: str, folder: str = "results") -> pd.DataFrame:
     }
     if not tables:
         raise FileNotFoundError(f"no scores in {folder}/{profile}/scores: run `make reproduce PROFILE={profile}` first")
-    records = [BASELINE if file == "baseline" else _record(profile, folder, file) for file in tables]
-    told = pd.DataFrame(records, tables.keys(), IDENTITY)
+    told = pd.DataFrame(
+        (BASELINE if x == "baseline" else _record(profile, folder, x) for x in tables), tables, IDENTITY
+    )
     return pd.concat(tables, names=["file"]).join(told, on="file").reset_index(drop=True)
 
 
