@@ -79,10 +79,10 @@ def _note_axis(ax: Axes, sample_rate: int) -> None:
     ax.secondary_xaxis("top", xlabel="note").set_ticks(notes, librosa.hz_to_note(notes))
 
 
-def _shades(schema: str, count: int = 1, other: str = "Greys") -> list[tuple[float, ...]]:
-    """`count` colours of a schema, dark to light: the V7 family in reds, generic schemas in blues, else `other`."""
+def _shades(schema: str, other: str = "Greys") -> list[tuple[float, ...]]:
+    """A dark and a light colour of a schema: reds for the V7 family, blues for generic ones, else `other`."""
     name = "Reds" if schema in ("v7", "vocals", "other") else "Blues" if schema.startswith("generic") else other
-    return [matplotlib.colormaps[name](shade) for shade in np.linspace(0.7 if name == "Greys" else 0.85, 0.45, count)]
+    return [matplotlib.colormaps[name](shade) for shade in (0.7 if name == "Greys" else 0.85, 0.45)]
 
 
 def _style(schema: str) -> dict:
@@ -129,7 +129,7 @@ def schemas(rows: Sequence[tuple[str, BandSchema, int]], sample_rate: int) -> Fi
         # the band of each range's first bin; the tolerance is that of BandSchema.bins
         first = np.array(schema.bins(sample_rate, n_fft))[:, 0] * sample_rate / n_fft
         kept = set(np.searchsorted(schema.edges, first * (1 + 1e-9), side="right"))
-        dark, light = _shades(schema.name, 2)
+        dark, light = _shades(schema.name)
         faces = [(dark, light)[band % 2] if band in kept else "white" for band in range(len(bounds) - 1)]
         ax.broken_barh(np.stack([bounds[:-1], np.diff(bounds)], 1), (place - 0.4, 0.8), fc=faces, ec=dark, lw=0.5)
         _beside(ax, place, f"{len(kept)} of {len(faces)}")
@@ -159,8 +159,10 @@ def band_widths(schemas: Sequence[BandSchema], sample_rate: int, n_fft: int) -> 
         cut = schema.bins(sample_rate, n_fft)
         style = _style(schema.name) | {"label": f"{schema.name}: unevenness {unevenness(schema):.2f}, K = {len(cut)}"}
         limits = np.clip(np.transpose(cut) * sample_rate / n_fft, HEARING[0], sample_rate / 2)
-        designed = (notes, schema.edges[:-1], schema.edges[1:], semitones(schema))
-        for ax, low, high, width in (designed, (bins, *limits, np.diff(cut)[:, 0])):
+        for ax, low, high, width in (
+            (notes, schema.edges[:-1], schema.edges[1:], semitones(schema)),
+            (bins, *limits, np.diff(cut)[:, 0]),
+        ):
             ax.hlines(width, low, high, linewidth=2, color=style["color"])
             ax.plot(np.sqrt(np.multiply(low, high)), width, linestyle="", ms=5, **style)
     notes.set(ylabel="width (semitones)", ylim=(0, None))
@@ -208,8 +210,8 @@ def _curves(table: pd.DataFrame, x: str, columns: int, size: tuple[float, float]
         "style": "schema",
         "hue_order": names,
         "style_order": names,
-        "palette": {name: _style(name)["color"] for name in names},
-        "markers": {name: _style(name)["marker"] for name in names},
+        "palette": [_style(name)["color"] for name in names],
+        "markers": [_style(name)["marker"] for name in names],
         "dashes": False,
         "errorbar": errorbar,
     }
