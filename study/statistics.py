@@ -1,7 +1,4 @@
-"""What tables of scores say, and how sure it is: means over tracks and runs, paired differences, their support.
-
-Functions of score rows as `results.load_scores` gives them; no model is needed.
-"""
+"""What score rows, see `results.load_scores`, say, and how sure it is: means, paired differences, and their support."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,11 +40,10 @@ def gains(scores: pd.DataFrame) -> pd.DataFrame:
     """The `summary` of models, with their gain in uSDR over the better trivial estimate of each source, and the uSDR of
     the oracles that were scored, all in dB."""
     table, place = summary(scores), ["split", "source"]
-    model = ~table["experiment"].isin(scores.loc[scores["experiment"] == "baseline", "run"])
-    baselines = table[~model].pivot(index=place, columns="experiment", values="uSDR")
-    baselines.insert(0, "trivial", baselines.reindex(columns=TRIVIAL).max(axis=1))
-    models = table[model].join(baselines["trivial"], on=place).eval("gain = uSDR - trivial")
-    models = models.join(baselines.drop(columns=["trivial", *TRIVIAL], errors="ignore"), on=place)
+    baselines = table[table["schema"] == ""].pivot(index=place, columns="experiment", values="uSDR")
+    trivial = baselines.reindex(columns=TRIVIAL).max(axis=1).rename("trivial")
+    oracles = baselines.drop(columns=list(TRIVIAL), errors="ignore")
+    models = table[table["schema"] != ""].join(trivial, on=place).eval("gain = uSDR - trivial").join(oracles, on=place)
     return models.assign(run=models.pop("run")).reset_index(drop=True)
 
 
@@ -59,12 +55,12 @@ def agreed(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
 def pairs(
     scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]
 ) -> dict[tuple[str, ...], tuple[pd.DataFrame, pd.DataFrame]]:
-    """The uSDR, in dB, of cells of one kind and of the same cells of another kind, see `paired_differences`: two tables
-    (runs, tracks) of those tracks in which all runs have a score, by the columns in which the cells agree."""
+    """The uSDR, in dB, of cells of one kind and of the same cells of another: two tables (runs, tracks) of those tracks
+    in which all runs have a score, by the columns in which the cells agree."""
     cells = [_of(scores[scores["metric"] == "uSDR"], kind).groupby(agreed(one, other)) for kind in (one, other)]
     ours, theirs = ({key: cell.pivot_table("value", "run", "track").dropna(axis=1) for key, cell in x} for x in cells)
-    found = {key: ours[key].columns.intersection(theirs[key].columns) for key in sorted(ours.keys() & theirs.keys())}
-    return {key: (ours[key][tracks], theirs[key][tracks]) for key, tracks in found.items() if len(tracks)}
+    found = {key: ours[key].align(theirs[key], "inner", axis=1) for key in sorted(ours.keys() & theirs.keys())}
+    return {key: sides for key, sides in found.items() if sides[0].size}
 
 
 def _of(scores: pd.DataFrame, kind: Mapping[str, str]) -> pd.DataFrame:
@@ -73,20 +69,11 @@ def _of(scores: pd.DataFrame, kind: Mapping[str, str]) -> pd.DataFrame:
 
 
 def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]) -> pd.DataFrame:
-    """How much uSDR cells of one kind gain over the same cells of another kind, on the same tracks.
-
-    Args:
-        scores: rows; those of several seeds are runs of one cell.
-        one, other: what tells the two kinds apart, such as {"schema": "generic"} and {"schema": "v7"}: columns of
-            `CELL`. Cells are the same in all columns that neither names.
-
-    Returns:
-        a row per pair of cells: the columns they agree in; `first` and `second`, the mean uSDR of `one` and `other` on
-        the tracks that both have, in dB; `difference`, the first minus the second, with its 95% interval `low` to
-        `high` from a bootstrap over tracks and runs; `effect`, the rank-biserial correlation of the tracks'
-        differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, each the mean of its runs; `runs`, of the
-        side that has fewer; and `tracks`.
-    """
+    """How much uSDR, in dB, cells of a kind, such as {"schema": "generic"}, gain over the same cells of another kind. A
+    row per pair: the columns of `CELL` that neither kind names; `first` and `second`, the means over the tracks that
+    both have; `difference`, with its 95% interval `low` to `high` by a bootstrap over tracks and runs; `effect`, the
+    rank-biserial correlation of the tracks' differences, -1 to 1; `p`, of Wilcoxon's signed-rank test over tracks, each
+    the mean of its runs; `runs`, of the side that has fewer; and `tracks`."""
     rows = []
     for key, sides in pairs(scores, one, other).items():
         a, b = (side.to_numpy() for side in sides)
@@ -98,18 +85,10 @@ def paired_differences(scores: pd.DataFrame, one: Mapping[str, str], other: Mapp
 
 
 def comparisons(scores: pd.DataFrame, questions: Mapping[str, Iterable[Mapping]]) -> pd.DataFrame:
-    """The rows of `paired_differences` for each question that the scores can answer, and their support.
-
-    Args:
-        scores: rows.
-        questions: of a profile by topic, see `study.runs`: the kinds `one` and `other`, and perhaps `where`.
-
-    Returns:
-        `topic`; `question`, such as "generic minus v7"; the columns of `CELL`, empty where the two sides of a question
-        differ; what `paired_differences` says, but with `p` by Holm's correction for the rows of a topic that have
-        `LEAST_TRACKS` or more, as no others can have support; and `better`, the side that interval and test agree on
-        where both have `LEAST_RUNS` or more, or "no support".
-    """
+    """The rows of `paired_differences` for each question, by topic, see `study.runs`, that the scores can answer, with
+    `topic`; `question`, such as "generic minus v7"; the columns of `CELL`, empty where the two sides differ; `p` by
+    Holm's correction for the rows of a topic that have `LEAST_TRACKS` or more, as no others can have support; and
+    `better`, the side that interval and test agree on where both have `LEAST_RUNS` or more, or "no support"."""
     answers = [
         paired_differences(_of(scores, question.get("where", {})), question["one"], question["other"]).assign(
             topic=topic, one=" ".join(question["one"].values()), other=" ".join(question["other"].values())
@@ -131,12 +110,8 @@ def comparisons(scores: pd.DataFrame, questions: Mapping[str, Iterable[Mapping]]
 
 def trend(sides: Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[float, float, float]:
     """How a difference grows with a model's size, in dB for ten times the parameters, and its 95% interval: the slope
-    of a line through the mean differences over the logarithm of the parameters, by least squares.
-
-    Args:
-        sides: number of parameters to the scores of both sides, (runs, tracks) of the same tracks, as `pairs` gives
-            them; two sizes or more.
-    """
+    by least squares over the logarithm of the parameters. `sides` are, by number of parameters, two or more, the scores
+    of both, (runs, tracks) of the same tracks, see `pairs`."""
     centred = np.log10(list(sides)) - np.mean(np.log10(list(sides)))
     weights = centred / np.square(centred).sum()
     parts = [
@@ -149,11 +124,8 @@ def trend(sides: Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]) -> tuple[flo
 
 def detectable(one: np.ndarray, other: np.ndarray, tracks: int, runs: int, rows: int) -> float:
     """The difference in dB that a study of so many songs, and runs a side, would find in 80% of its repetitions, by a
-    test that is corrected for so many rows; by the normal approximation.
-
-    Args:
-        one, other: scores (runs, tracks) of two runs or more whose spread it is expected to have.
-    """
+    test that is corrected for so many rows, if it has the spread of these scores, (runs, tracks) of two runs or more;
+    by the normal approximation."""
     songs = (one.mean(0) - other.mean(0)).var(ddof=1)
     luck = sum(side.mean(1).var(ddof=1) for side in (one, other))
     return float(norm.isf([LEVEL / rows / 2, 1 - POWER]).sum() * np.sqrt(songs / tracks + luck / runs))
@@ -167,15 +139,10 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def interval(sides: Sequence[tuple[float, np.ndarray]]) -> tuple[float, float]:
-    """95% interval of a sum of means over runs and tracks, each times a weight: of a difference, 1 and -1.
-
-    Tracks are resampled together for all sides, which pairs them; runs, where a side has several, for each side. So
-    the interval holds what other songs and other seeds would change; of a single run it cannot know the latter. What
-    resampling n runs understates, a variance smaller by (n - 1) / n, is made up for.
-
-    Args:
-        sides: weights, and scores (runs, tracks) of the same tracks.
-    """
+    """95% interval of a sum of means, each times its weight, of scores (runs, tracks) of the same tracks: of a
+    difference, weights are 1 and -1. Tracks are resampled together for all sides, which pairs them; runs, where there
+    are several, for each side. So it holds what other songs and other seeds would change; of a single run it cannot
+    know the latter. What resampling n runs understates, a variance smaller by (n - 1) / n, is made up for."""
     draw, count = np.random.default_rng(0), sides[0][1].shape[1]
     tracks, total = draw.integers(count, size=(DRAWS, 1, count)), np.zeros(DRAWS)
     for weight, side in sides:
