@@ -52,8 +52,8 @@ def save_table(path: Path, table: pd.DataFrame) -> Path:
 
 
 def save_figure(figure, profile: str, name: str) -> Path:
-    """Write a figure to runs/<profile>/figures/<name>.png and .svg, without dates, so that only a change of the picture
-    changes the files. Returns the path of the PNG."""
+    """Write a figure to runs/<profile>/figures/ as <name>.svg and .png, of which it returns the path. Its bytes tell no
+    date and no program: only a change of the picture changes them."""
     folder = working(profile) / "figures"
     with rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), files.written_together(folder) as partial:
         figure.savefig(partial / f"{name}.svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
@@ -62,8 +62,8 @@ def save_figure(figure, profile: str, name: str) -> Path:
 
 
 def save_run(profile: str, run: str, rows: Sequence[Mapping]) -> None:
-    """Write the scores of a run that was trained in `working`, rows of `evaluate.evaluate`, its record with their
-    means, and its model with a card, to runs/<profile>/, from where `publish` takes them."""
+    """Write the scores of a run, rows of `evaluate.evaluate`, its record with their means, and its model with a card
+    to where `publish` takes them from; it was trained in `working`."""
     folder = working(profile)
     record = json.loads((folder / run / "record.json").read_text())
     means = pd.DataFrame(rows).groupby(["split", "metric", "source"])["value"].mean().round(4).items()
@@ -109,16 +109,14 @@ def _record(profile: str, folder: str, run: str) -> dict:
 
 
 def coverage(profile: str) -> pd.DataFrame:
-    """Of how many of a profile's seeds there are published scores, such as "2 of 3", or why of none: a row per cell, a
-    column per schema, empty where the profile has no such cell."""
+    """Of how many seeds there are published scores, such as "2 of 3", or why of none: a row per cell, a column per
+    schema, empty where the profile has no such cell."""
     columns, done = list(statistics.CELL[1:]), {file.stem for file in (results(profile) / "scores").glob("*.csv")}
-    cells = pd.DataFrame(
-        (
-            (x.experiment, x.learned, "+".join(x.sources), x.schema, x.name in done, x.gpu)
-            for x in runs.load(profile)[1]
-        ),
-        columns=[*columns, "done", "gpu"],
-    ).groupby(columns, sort=False)
+    cells = (
+        pd.DataFrame(runs.load(profile)[1])
+        .assign(source=lambda run: run["sources"].map("+".join), done=lambda run: run["name"].isin(done))
+        .groupby(columns, sort=False)
+    )
     told = (cells["done"].sum().astype(str) + " of " + cells.size().astype(str)).mask(
         cells["gpu"].any() & ~cells["done"].any(), "not run: wants a GPU"
     )
@@ -126,9 +124,8 @@ def coverage(profile: str) -> pd.DataFrame:
 
 
 def compare(profile: str) -> pd.DataFrame:
-    """The uSDR of every cell that was rerun beside what is published of the same run: cell (source of a run),
-    published, reproduced and difference in dB, `allowed`, two standard deviations over the published seeds of the cell,
-    and the verdict: agrees or differs, or "one seed" where none can be told."""
+    """The uSDR of every cell (source of a run) that was rerun beside what is published of it, their difference, what is
+    `allowed`, two standard deviations over published seeds, all in dB, and the verdict: agrees, differs or one seed."""
     means = {
         name: load_scores(profile, folder)
         .query("metric == 'uSDR' and experiment != 'baseline'")
@@ -145,8 +142,8 @@ def compare(profile: str) -> pd.DataFrame:
 
 
 def publish(profile: str) -> None:
-    """Copy what was rerun of a profile to its results and figures, and write its tables: the models that it names, that
-    of the package at half precision to `bsrnn/open`, and the notebooks that results/<profile>/notebooks holds."""
+    """Copy what was rerun of a profile to its results and figures, of models those that it names, of notebooks those
+    that lie there, and the package's model, at half precision, to `bsrnn/open`; and write its tables."""
     from bsrnn.checkpoint import load, save
 
     made, published, settings = working(profile), results(profile), runs.load(profile)[0]
@@ -234,15 +231,13 @@ Scores in dB, means over the songs in which the source sounds; silence has a uSD
 
 
 def model_card(record: Mapping, scores: pd.DataFrame) -> str:
-    """What a user of a run's model should know, as on the Hugging Face hub, by its record and score rows: data, budget,
-    scores, licence."""
+    """What a user of a run's model should know, as on the Hugging Face hub, by its record and score rows."""
     model, training, history = record["model"], record["training"], record["history"]
     batch, steps = training["batch_size"] * training["accumulate"] * record["processes"], history[-1]["step"]
     best = max(history, key=lambda row: -np.inf if row["validation_usdr"] is None else row["validation_usdr"])
     table = (
         scores.groupby(["split", "source", "metric"], sort=False)["value"].agg(["mean", "count"]).unstack(sort=False)
     )
-    table = table["mean"].assign(tracks=table["count", "uSDR"]).reset_index()
     told = {
         "sources": ", ".join(model["sources"]),
         "base": f", on the frozen extractor of {record['base_run']}" if record["base_run"] else "",
@@ -250,7 +245,8 @@ def model_card(record: Mapping, scores: pd.DataFrame) -> str:
         "minutes": record["seconds"] / 60,
         "kept": best["epoch"] + 1,
     }
-    return CARD.format(**model | record | told, steps=steps, batch=batch, epochs=len(history)) + markdown(table)
+    text = CARD.format(**model | record | told, steps=steps, batch=batch, epochs=len(history))
+    return text + markdown(table["mean"].assign(tracks=table["count", "uSDR"]).reset_index())
 
 
 def main(command: str, profile: str) -> None:
