@@ -1,10 +1,6 @@
-"""Every figure of the study, as functions of tables, arrays and schemas.
-
-A function takes data and returns a matplotlib figure; it runs no model, saves nothing and leaves pyplot and the
-settings of matplotlib alone. A notebook shows the figure once, as the last expression of a cell, and
-`results.save_figure` writes it. Colour is never the only code: V7 is red and round, the generic schema blue and square,
-any other schema purple and of another shape.
-"""
+"""Every figure of the study: functions of tables, arrays and schemas that run no model, save nothing (that is for
+`results.save_figure`) and leave pyplot and matplotlib's settings alone. Colour is never the only code: V7 is red and
+round, the generic schema blue and square, any other purple and of another shape."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,9 +52,7 @@ class _Figure(Figure):
         return print_figure(self, "png")
 
 
-def _axes(
-    rows: int, columns: int, size: tuple[float, float], xlabel: str = "", ylabel: str = "", **options
-) -> tuple[Figure, np.ndarray]:
+def _axes(rows: int, columns: int, size: tuple[float, float], xlabel="", ylabel="", **options):
     """A figure of `size` inches, labelled as a whole, and its axes (rows, columns)."""
     figure = _Figure(figsize=size, layout="constrained")
     figure.supxlabel(xlabel)
@@ -121,8 +115,8 @@ def _legend(figure: Figure) -> Figure:
 
 @styled
 def schemas(rows: Sequence[tuple[str, BandSchema, int]], sample_rate: int) -> Figure:
-    """Labels, schemas and FFT sizes, each as a row of bands over frequency (Hz) and notes, and how many of the bands
-    such an STFT leaves; hollow are those that vanish, because no bin lies within them."""
+    """Labels, schemas and FFT sizes, each as a row of bands over frequency (Hz) and notes, and how many of them such an
+    STFT leaves: no bin lies within the hollow ones."""
     figure, [[ax]] = _axes(1, 1, (9.5, 1.3 + 0.3 * len(rows)))
     for place, (_, schema, n_fft) in enumerate(rows):
         bounds = np.clip([0, *schema.edges, sample_rate / 2], HEARING[0], sample_rate / 2)
@@ -230,7 +224,7 @@ def _curves(table: pd.DataFrame, x: str, columns: int, size: tuple[float, float]
 @styled
 def learning_curves(runs: pd.DataFrame) -> Figure:
     """Validation uSDR over the epochs of several trainings, rows of `results.load_runs`: a panel for what they learn, a
-    line per schema. It is the mean over seeds, as far as all of them went, its band from the lowest to the highest."""
+    line per schema."""
     line = ["experiment", "learned", "source", "schema"]
     table = pd.json_normalize(runs.to_dict("records"), "history", [*line, "run"])
     table = table.assign(epoch=table["epoch"] + 1, value=table["validation_usdr"].astype(float))
@@ -242,9 +236,8 @@ def learning_curves(runs: pd.DataFrame) -> Figure:
 
 @styled
 def usdr_per_band(table: pd.DataFrame) -> Figure:
-    """uSDR over frequency: a panel per source, a line per schema, the mean over tracks and its 95% interval. The table
-    has a row per run, schema, source, track and band, told by its upper limit `high` in Hz, with the `value` in dB, see
-    `listening.usdr_per_band`; NaN is left out."""
+    """uSDR over frequency: a panel per source, a line per schema. The table has a row per run, schema, source, track
+    and band, told by its upper limit `high` in Hz, and the `value` in dB, see `listening.usdr_per_band`; NaN left out."""
     label = "upper limit of the band (Hz); line: mean over tracks; band: its 95% interval (bootstrap over tracks)"
     table, labels = table[table["high"] > HEARING[0]], {"xlabel": label, "ylabel": "uSDR (dB) within each band"}
     figure = _curves(table, "high", 2, (4.9, 2.7), statistics.bootstrap_interval, sharex=True, **labels)
@@ -302,15 +295,10 @@ def _rows(ax: Axes, labels: Sequence[str], title: str) -> None:
 
 @styled
 def usdr_comparison(scores: pd.DataFrame, answers: pd.DataFrame) -> Figure:
-    """The study's figure: what every cell scores in V7 and in generic, how much they differ, and how sure that is.
-
-    A panel is a source, a row in it a way of training. To the left a mark per track (runs averaged) and the mean with
-    its 95% interval, of each schema; to the right the difference per track, and its mean with its interval, filled
-    where it has support: what `statistics.comparisons` answers.
-
-    Raises:
-        ValueError: no run has such a score, or the rows mix splits.
-    """
+    """The study's figure: a panel per source, a row in it for a way of training. To the left a mark per track (runs
+    averaged) and the mean with its 95% interval, in V7 and in generic; to the right the difference per track, and its
+    mean with its interval, filled where it has support, by `statistics.comparisons`. Raises ValueError where no run has
+    such a score, or the rows mix splits."""
     scores = scores[(scores["metric"] == "uSDR") & np.isfinite(scores["value"])]
     models = scores[scores["schema"].isin(("v7", "generic"))]
     if scores["split"].nunique() != 1 or models.empty:
@@ -411,9 +399,8 @@ def _levels(signals: Mapping[str, np.ndarray]) -> dict[str, tuple]:
 
 
 def _images(images: Mapping[str, tuple], sample_rate: int, beside: bool = False) -> tuple[Figure, np.ndarray]:
-    """Images over logarithmic frequency and time, one above the other or beside each other, with a bar per scale. Each
-    has values (F, T), averaged where several bins share a row of the picture; samples between frames; and what the
-    values are: "level (dB)", given as powers, or "mask magnitude"."""
+    """Images over logarithmic frequency and time, with a bar per scale. Each has values (F, T), averaged where bins
+    share a row of the picture; samples between frames; and a label: "level (dB)", of powers, or "mask magnitude"."""
     shape, size = ((1, len(images)), (12, 3.7)) if beside else ((len(images), 1), (9.5, 1 + 1.6 * len(images)))
     (figure, axes), bars = _axes(*shape, size, "time (s)", "frequency (Hz)", sharex=True, sharey=True), {}
     loud = max([1.0, *(np.percentile(image, 99.5) for image, _, label in images.values() if label != "level (dB)")])

@@ -17,13 +17,12 @@
 
 A name with {schema} or {seed} stands for a run in each of the profile's schemas, and with each of its seeds, or of the
 run's own `seeds`; any other run says its own. What differs from the profile's `training_config` and `model_config`
-stands in `training` and `model`. A transfer has a `base_run`, whose frozen extractor its new heads are trained on. One
-with `gpu: true` would take a CPU days, and is made only where there is a GPU.
+stands in `training` and `model`. The new heads of a transfer are trained on the frozen extractor of its `base_run`. A
+run with `gpu: true` would take a CPU days, and is made only where there is a GPU.
 
-A question compares runs of two kinds, told by what `statistics.CELL` names, on the same songs; `where` says which runs
-are meant. The questions of one topic are corrected together. All else that a study finds is exploratory. Test songs
-that a profile has `apart` take no part in the answers: their scores have a table of their own. The model of the run
-that it names as `package` comes with the package, as `bsrnn/open`.
+A question compares runs of two kinds, told by columns of `statistics.CELL`, on the same songs, among those of `where`;
+those of a topic are corrected together, and all else that a study finds is exploratory. Test songs that a profile has
+`apart` take no part in the answers, and have a table of their own. The run that it names as `package` is `bsrnn/open`.
 """
 
 from collections.abc import Iterable, Mapping
