@@ -200,10 +200,8 @@ def _curves(table: pd.DataFrame, x: str, columns: int, size: tuple[float, float]
     panels = dict(list(table.groupby([name for name in ("experiment", "learned", "source") if name in table])))
     rows, columns = -(-len(panels) // columns), min(columns, len(panels))
     looks = {
-        "hue": "schema",
-        "style": "schema",
-        "hue_order": names,
-        "style_order": names,
+        **dict.fromkeys(("hue", "style"), "schema"),
+        **dict.fromkeys(("hue_order", "style_order"), names),
         "palette": [_style(name)["color"] for name in names],
         "markers": [_style(name)["marker"] for name in names],
         "dashes": False,
@@ -375,8 +373,8 @@ def error_over_time(errors: Mapping[str, np.ndarray], worst: int = 3) -> Figure:
     bottom = max((value for values in errors.values() for value in values if np.isfinite(value)), default=0) - 30
     for ax, (name, values) in zip(axes[:, 0], errors.items(), strict=True):
         marked, heights = worst_seconds(values, worst), np.where(np.isfinite(values), np.subtract(values, bottom), 0)
-        faces = {"color": [COLOURS[0 if second in marked else 5] for second in range(len(values))]}
-        ax.bar(range(len(values)), heights.clip(0), 1, bottom, align="edge", edgecolor="white", lw=0.4, **faces)
+        faces = [COLOURS[0 if second in marked else 5] for second in range(len(values))]
+        ax.bar(range(len(values)), heights.clip(0), 1, bottom, align="edge", color=faces, edgecolor="white", lw=0.4)
         ax.plot(np.add(marked, 0.5), np.asarray(values)[marked] + 2.5, "v", color=COLOURS[0], ms=6)
         ax.set_title(f"{name}: worst at {', '.join(map(clock, marked)) or 'none'}", loc="left")
         ax.grid(visible=False, axis="x")

@@ -52,9 +52,7 @@ def agreed(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
     return [column for column in CELL if column not in one and column not in other]
 
 
-def pairs(
-    scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]
-) -> dict[tuple[str, ...], tuple[pd.DataFrame, pd.DataFrame]]:
+def pairs(scores: pd.DataFrame, one: Mapping[str, str], other: Mapping[str, str]) -> dict[tuple, tuple]:
     """The uSDR, in dB, of cells of one kind and of the same cells of another: two tables (runs, tracks) of those tracks
     in which all runs have a score, by the columns in which the cells agree."""
     cells = [_of(scores[scores["metric"] == "uSDR"], kind).groupby(agreed(one, other)) for kind in (one, other)]
