@@ -15,7 +15,6 @@ from IPython.core.pylabtools import print_figure
 from IPython.display import Audio
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from scipy.signal import stft
 
 from bsrnn.bands import A4, HEARING, BandSchema
@@ -188,7 +187,7 @@ def learning_curve(history: pd.DataFrame) -> Figure:
     usdr.axhline(0, color=INK, linestyle=":", label="silence")
     for ax, label in ((losses, "loss"), (usdr, "validation uSDR (dB)")):
         ax.set(xlabel="epoch", ylabel=label)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return figure
 
@@ -379,7 +378,7 @@ def error_over_time(errors: Mapping[str, np.ndarray], worst: int = 3) -> Figure:
         ax.set_title(f"{name}: worst at {', '.join(map(clock, marked)) or 'none'}", loc="left")
         ax.grid(visible=False, axis="x")
     ax.set(xlabel="time (s)", xlim=(0, max(map(len, errors.values()))), ylim=(bottom, bottom + 36))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
