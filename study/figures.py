@@ -234,7 +234,8 @@ def learning_curves(runs: pd.DataFrame) -> Figure:
 @styled
 def usdr_per_band(table: pd.DataFrame) -> Figure:
     """uSDR over frequency: a panel per source, a line per schema. The table has a row per run, schema, source, track
-    and band, told by its upper limit `high` in Hz, and the `value` in dB, see `listening.usdr_per_band`; NaN left out."""
+    and band, told by its upper limit `high` in Hz, and the `value` in dB, see `listening.usdr_per_band`; NaN is left
+    out."""
     label = "upper limit of the band (Hz); line: mean over tracks; band: its 95% interval (bootstrap over tracks)"
     table, labels = table[table["high"] > HEARING[0]], {"xlabel": label, "ylabel": "uSDR (dB) within each band"}
     figure = _curves(table, "high", 2, (4.9, 2.7), statistics.bootstrap_interval, sharex=True, **labels)

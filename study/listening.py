@@ -83,10 +83,9 @@ class Listening:
             f"<p>{name}<br>{figures.player(sound.numpy(), track.sample_rate)._repr_html_()}</p>"
             for name, sound in self.heard().items()
         )
-        around = "" if self.second.value == WHOLE else "Around "
         return (
             f'<p><b>{title}</b></p><img style="max-width: 100%" src="data:image/png;base64,{picture}">'
-            f"<p>{around}{self.second.label}:</p>{players}"
+            f"<p>{'' if self.second.value == WHOLE else 'Around '}{self.second.label}:</p>{players}"
         )
 
     def _ipython_display_(self) -> None:
