@@ -35,11 +35,10 @@ SLACK = 0.01  # s: containers round durations
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
-UNKNOWN, NEAR = (0x7F000000, 2**31, 2**32, 2**63), 2**12  # bytes: promised to a pipe, by sox nearly; the first in aiff
+UNKNOWN, NEAR = (0x7F000000, 2**31, 2**32, 2**63), 2**12  # bytes promised to a pipe, the first in aiff; and how near
 WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, which most programs read as well
 # about 250 kbit/s in ogg, 320 kbit/s in mp3
 COMPRESSION = {"OGG": {"compression_level": 0.2}, "MP3": {"compression_level": 0.0, "bitrate_mode": "CONSTANT"}}
-
 _UNCOMPRESSED = (b"RIFF", b"RIFX", b"RF64", b"FORM", b".snd", b"riff", b"caff")  # starts of wav, aiff, au, w64, caf
 # what libsndfile says of a file whose header promises more than there is
 _SIZES = re.compile(r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -101,7 +100,7 @@ class Recording:
             raise ValueError(f"{self.path}: is damaged, cut off or empty: {seconds} can be read")
 
     def _by_libsndfile(self, place, stop):
-        """Blocks with their places in samples, like `_by_libav`: from one on that is not after `place`."""
+        """Blocks with their places in samples, as `_by_libav` gives them; the first does not begin after `place`."""
         try:
             with soundfile.SoundFile(self.path) as file:
                 file.seek(place)
@@ -115,7 +114,7 @@ class Recording:
             ) from None
 
     def _by_libav(self, start):
-        yield 0, torch.zeros(self.channels, self.delay)
+        yield 0, torch.zeros(1, 1).expand(self.channels, self.delay)  # however long, of no size
         converter, place = av.AudioResampler("fltp", frame_size=BLOCK), None
         for first, frame in chain(self._frames(max(0, start - self.delay)), [(0, None)]):
             place = first if place is None else place
@@ -159,8 +158,8 @@ class Recording:
 def _whole_packets(path, container):
     """All packets of a file that libav opened; raises ValueError where one is not whole or missing at the end."""
     reached, whole, begin = 0, (container.duration or 0) / av.time_base, (container.start_time or 0) / av.time_base
-    if container.format.name == "avi":  # whose duration is that of what is there; ffmpeg tells a pipe 2^30 frames
-        whole = max(stream.frames % 2**30 * float(stream.time_base) for stream in container.streams)
+    if container.format.name == "avi":  # whose duration is that of what is there; to a pipe, ffmpeg tells 2^30 frames
+        whole = max((x.frames % 2**30 - 1) * float(x.time_base) for x in container.streams.audio)
     for packet in container.demux():
         if packet.is_corrupt:
             raise ValueError("a packet is not whole")

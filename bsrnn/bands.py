@@ -1,8 +1,6 @@
-"""Band schemas: where a spectrogram is cut along frequency.
-
-A schema is a list of frequencies in Hz and knows nothing of sample rates. The hand-made ones are those of Luo & Yu
-(arXiv 2209.15174, section V-A); the generic one is spaced evenly on the note axis and is this project's proposal.
-"""
+"""Band schemas: where a spectrogram is cut along frequency. A schema is a list of frequencies in Hz and knows no sample
+rate. The hand-made ones are those of Luo & Yu (arXiv 2209.15174, section V-A); the generic one is spaced evenly on the
+note axis and is this project's proposal."""
 
 import math
 import re

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from bsrnn.config import CONFIG, Config
-from bsrnn.devices import short_of_memory
 from bsrnn.files import written_together
 from bsrnn.model import BSRNN
 
@@ -93,10 +92,9 @@ def _unpacked(file: Path, **options):
         return torch.load(file, "cpu", **options)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise type(error)(f"{file}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # torch raises what zip files and pickles raise
-        if short_of_memory(error):
-            raise
-        raise ValueError(f"{file} holds more than tensors, or is damaged, or no checkpoint: none of it ran") from None
+    except Exception:  # torch raises what zip files and pickles raise
+        reasons = "holds more than tensors, or is damaged, or no checkpoint"
+        raise ValueError(f"{file} {reasons}: refused, nothing in it was run") from None
 
 
 def convert(file: Path, config: Config) -> BSRNN:

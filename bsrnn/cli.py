@@ -67,7 +67,9 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
         **(options_of(Config) | options_of(TrainingConfig)),
         "--checkpoint_fp": dict(help="model folder or name, whose extractor is transferred, frozen", type=there),
         "--transfer": dict(help="transfer from --checkpoint_fp, whose schema, sizes and rate apply", **SWITCH),
-        "--init": dict(help="model folder or name, to go on from with all its weights, for its sources", type=there),
+        "--init": dict(
+            help="model folder or name, to go on from with all its weights, for all its sources or some", type=there
+        ),
     },
     "infer": {
         **DEVICE,
@@ -78,7 +80,11 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
         "--sources": dict(help="what to estimate of what the models can; none means everything", nargs="+"),
         "--residual": dict(help="also write what the estimated sources leave of the song", **SWITCH),
         "--format": dict(help=f"wav: 32-bit floats; wav24, wav16: integers {SHOWN}", choices=FORMATS, default="wav"),
-        "--loudness": dict(help=f"one gain for peaks above 1, or cut off {SHOWN}", choices=LOUDNESS, default="rescale"),
+        "--loudness": dict(
+            help=f"stems that peak above full scale: one gain for all, or cut off {SHOWN}",
+            choices=LOUDNESS,
+            default="rescale",
+        ),
         "--hop": dict(help=f"{STEP}long chunks, or as published", type=float),
         "--skip-existing": dict(help="leave out songs whose stems are all there, of whatever bit depth", **SWITCH),
         "--fp32": dict(help="compute in float32 also where bfloat16 is faster", **SWITCH),
@@ -89,7 +95,9 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
         "--estimates": dict(help="another program's TRACK/SOURCE.wav (or flac, ogg, mp3); repeatable", **PATHS),
         **DATA,
         "--split": dict(help=f"which songs {SHOWN}", choices=SPLITS, default="test"),
-        "--out": dict(help="CSV table, new or not: a row per run, song, source and metric", type=path, required=True),
+        "--out": dict(
+            help="CSV table to write or go on with: a row per run, song, source, metric", type=path, required=True
+        ),
         "--bsseval": dict(help="also ISR, SIR and SAR, by museval: minutes per song and run", **SWITCH),
         "--museval": dict(help="folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=path),
         "--save-audio": dict(help="folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=path),
@@ -99,7 +107,6 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
         "--n_fft": dict(help="of the oracles, in samples; none means that of the models, or 2048", type=int),
     },
     "info": {"model": dict(help="a model's name, folder or checkpoint file; none lists the names", nargs="?")},
-    "models": {},
     "import": {
         "checkpoint": dict(help="file to convert; nothing in it is executed", type=there),
         "out": dict(help="model folder to make", type=path),
@@ -122,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("info", info, "show a model's bands, parameters and cost"),
         (
             "models",
-            lambda _: print(pretrained.table()),
+            models,
             "list the published models: sources, size, licence, scores, whether cached",
         ),
         ("import", import_checkpoint, "convert a checkpoint of magronp/bsrnn, such as their separator.ckpt"),
@@ -130,13 +137,13 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.set_defaults(run=run)
-        for names, settings in OPTIONS[name].items():
+        for names, settings in OPTIONS.get(name, {}).items():
             command.add_argument(*names.split(), **settings)
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; an error the user can mend is one line and exit code 2, which `infer` returns by itself."""
+    """Run a command; an error the user can mend is one line and exit code 2; of `infer`, a line per song."""
     args = argparse.Namespace(device="auto", seed=0)
     try:
         build_parser().parse_args(arguments, args)
@@ -311,6 +318,10 @@ def info(args: argparse.Namespace) -> None:
     else:  # without torch, whose import takes seconds
         config = Config.read(place) if place.is_dir() else named_config(args.model)
     print(describe(config))
+
+
+def models(_: argparse.Namespace) -> None:
+    print(pretrained.table())
 
 
 def import_checkpoint(args: argparse.Namespace) -> None:

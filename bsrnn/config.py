@@ -1,11 +1,10 @@
-"""Models and trainings as settings. Without torch, so that the command line answers at once.
+"""Models and trainings as settings, without torch, so that the command line answers at once. Models by name:
 
 paper-SOURCE     Luo & Yu, section IV-A4, with the paper's schema for that source
 authors-SOURCE   the authors' later public code: two hidden layers in the mask estimation
 small            the small model of this project, all four sources, generic schema
 bsrnn-large-SOURCE, obsrnn-SOURCE, obsrnn-simo (all four)    those of arXiv 2603.09187, with published weights
-obsrnn-generic   obsrnn-simo on the generic schema
-"""
+obsrnn-generic   obsrnn-simo on the generic schema"""
 
 import json
 import math
@@ -58,7 +57,7 @@ class Config:
     """Everything that defines a model. The sizes are the paper's (section IV-A4), the rest is this project's choice;
     `CONFIGS` holds those of the paper, of its authors' later code, published ones, and a small one, by name."""
 
-    sources: tuple[str, ...] = ("vocals",)  # what the heads estimate, as files and modules can be named
+    sources: tuple[str, ...] = ("vocals",)  # what the heads estimate; names that files and modules can have
     schema: str = setting("generic", "v1 to v7, vocals, bass, drums, other, joint, generic, or generic-DIVISIONS-EDGES")
     sample_rate: int = setting(44_100, "of the model, in Hz", 1, 2**20)
     n_fft: int = setting(2048, "FFT size in samples; the hop is a quarter of it", 4, 2**16)
@@ -82,9 +81,9 @@ class Config:
         names = () if isinstance(self.sources, str) else tuple(self.sources)  # every letter of a text would be one
         valid = {x for x in names if isinstance(x, str) and x.isprintable() and re.fullmatch(r"[^/\\.]+", x)}
         rules = {
-            f"sources must be different names without / \\ . or controls, not {self.sources!r}": 0
-            < len(names)
-            == len(valid),
+            f"sources must be one or more different names without / \\ . or controls, not {self.sources!r}": (
+                names and len(names) == len(valid)
+            ),
             f"a model has at most {MOST_SOURCES} sources, not {len(names)}": len(names) <= MOST_SOURCES,
             f"n_fft must be a multiple of {OVERLAP}, not {self.n_fft}": self.n_fft % OVERLAP == 0,
             f"chunk must be longer than a sample, not {self.chunk:g} s": self.chunk * self.sample_rate >= 1,
@@ -149,7 +148,7 @@ class Cost:
 def costs(config: Config) -> list[Cost]:
     """The cost of every module of a model by arithmetic, in the order of the data, each head by its source. Counted are
     the products of features with weights, and of attention's tokens: not norms, gates, the STFT or the product of mask
-    and mixture, together below 1% of the paper's model. Overlapping chunks cost that many times more."""
+    and mixture, together below 1% of the paper's model. Chunks that overlap n-fold cost n times as much."""
     bins, blocks = config.bins(), config.num_blstm_layers
     rate = config.chunk_frames / config.chunk  # frames per second
     K, F, N, H, M = len(bins), bins[-1][1], config.feature_dim, config.hidden_dim, config.mlp_dim

@@ -4,8 +4,7 @@ A data set is a folder with train/ and test/, or with songs only; a song is a fo
 MUSDB18-HQ, or a .stem.mp4 file, as in MUSDB18. A stem without a file is silent, and a mixture without one is the sum of
 the stems. A stems.yaml beside the songs may say which stems make up a source, as `drums: [kick, snare]`; files that no
 source names are left out, hidden files are not seen, and whether names are in capitals does not matter. A
-validation.txt, a name in each line, may say which training songs validate.
-"""
+validation.txt, a name in each line, may say which training songs validate."""
 
 import hashlib
 from collections import Counter
@@ -32,7 +31,6 @@ DEPTHS = ("*", "*/*", "*/*/*")  # of a data set's files; unlike ** they follow l
 STEM_FILE = ".stem.mp4"
 STREAM_SLACK = 4_096  # samples by which the streams of a .stem.mp4 file may differ: the shortest one tells
 VALIDATION_SHARE = 6  # without a list of its own, every sixth training song validates; our choice
-
 # Source activity detection, Luo & Yu, section IV-A1
 SEGMENT_CHUNKS = 10
 SILENT_LEVEL = 1e-5
@@ -89,8 +87,7 @@ def find_tracks(root: Path, split: str, portion: float = 1.0, problems: list[str
     least one. Validation songs are taken from the training songs: those that a validation.txt names, or those of
     musdb's own list, or, where none of them is there, every sixth. A folder without train/ and test/ has training songs
     only. Raises FileNotFoundError where the folder or its train/ or test/ is missing, and ValueError where it has no
-    songs, or of a line for all that is wrong with them; `problems` gets these lines instead, and such songs are left
-    out."""
+    songs, or with a line for each problem of a song; `problems` gets these lines instead, and leaves the song out."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
     songs, mapping = _songs(root, split), stem_mapping(root)
@@ -393,9 +390,9 @@ def check_sources(wanted: Sequence[str], tracks: Sequence[Track]) -> None:
 
 
 class EpochSampler(Sampler):
-    """The samples of one of several processes: its `batch_size` of each batch of an epoch, which has about `size` of
-    all. Indices never repeat, so that one alone says what to draw; and all processes together take what one with the
-    whole batch would take."""
+    """The samples of one of several processes: its `batch_size` of every batch; an epoch has about `size` samples of
+    all processes together. Indices never repeat, so that one alone says what to draw; and all processes take together
+    what one with the whole batch would take."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, processes: int = 1):
         self.batch_size, self.rank, self.processes, self.epoch = batch_size, rank, processes, 0

@@ -195,13 +195,12 @@ def _write_song(root: Path, index: int, split: str, seed: int, seconds: float) -
 
 def generate(out: Path, train: int = 24, test: int = 6, seconds: float = 12.0, seed: int = 0) -> None:
     """Writes the data set: `out`/{train,test}/<song>/{mixture,drums,bass,other,vocals}.wav, 16 bits, `train` and `test`
-    songs, at least 1 and 0, of `seconds`, at least 1, see `song`. The folder, which may exist if empty, appears whole
-    or not at all; one that holds this very data set, as its demo.json tells, is left as it is. Raises ValueError where
-    a parameter is out of range, or another process generates the folder, FileExistsError where it holds something
-    else, and OSError where it cannot be written."""
-    for name, value, least in (("train", train, 1), ("test", test, 0), ("seconds", seconds, 1), ("seed", seed, 0)):
-        if not least <= value < float("inf"):
-            raise ValueError(f"demo data: {name} must be at least {least}, not {value}")
+    songs of `seconds`, see `song`. The folder, which may exist if empty, appears whole or not at all; one that holds
+    this very data set, as its demo.json tells, is left as it is. Raises ValueError where a parameter is out of range,
+    or another process generates the folder, FileExistsError where it holds something else, and OSError where it cannot
+    be written."""
+    if not (train >= 1 and test >= 0 and seed >= 0 and 1 <= seconds < float("inf")):
+        raise ValueError("demo data: train and seconds must be at least 1, test and seed at least 0")
     given, out = out, Path(out).resolve()
     parameters = {"version": VERSION, "train": train, "test": test, "seconds": float(seconds), "seed": int(seed)}
     note, lock = (json.dumps(parameters, indent=2) + "\n").encode(), out.with_name(f".{out.name}.lock")

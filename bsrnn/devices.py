@@ -29,7 +29,7 @@ def torch_device(name: str) -> torch.device:
 def short_of_memory(error: Exception) -> str | None:
     """Where memory does not suffice, cpu or cuda, by an error for which torch has no type; None: it says otherwise."""
     kinds = r"out of memory|not enough memory|allocate memory|bad_alloc|ALLOC_FAILED"
-    if isinstance(error, MemoryError) or re.search(kinds, str(error)):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(kinds, str(error))):
         return "cuda" if re.search("CUDA|CUDNN", str(error)) else "cpu"
 
 
@@ -73,9 +73,9 @@ def has_graphs(device: torch.device) -> bool:
 
 class Graphed:
     """A network in training whose passes are CUDA graphs: one launch each, not thousands that the host is slow to make.
-    Where the card cannot do it, and for an input of another shape than the `sample`, it is the network as it is. That
-    is on its device, in training mode, where its parameters stay. Before a step their gradients are to be zeros, not
-    None: the first one would else be memory of the graph's own, which the next one overwrites."""
+    Where the card cannot do it, and for an input of another shape than the `sample`, it is the network as it is. The
+    network is on its device, in training mode, and its parameters stay where they are. Before a step their gradients
+    are to be zeros, not None: the first one would else be memory of the graph's own, which the next one overwrites."""
 
     def __init__(self, network: nn.Module, sample: Tensor, bf16: bool):
         self.network, self.shape, self.replays = network, None, 0

@@ -53,8 +53,7 @@ def measure(references: Tensor, estimates: Tensor, sample_rate: int) -> dict[str
 
 
 def evaluate(model: BSRNN, tracks: Sequence[Track], *, split: str, run: str = "") -> list[dict]:
-    """Separate every song and score every source that the model knows, see `score`. In the rows, `split` says what the
-    songs are, and `run` what the model is."""
+    """`score` a model on all songs and sources that it knows; in the rows, `split` names the songs, `run` the model."""
     return score([_of_separator(Separator([model.eval()]), run)], tracks, split=split)
 
 
@@ -69,18 +68,16 @@ def score(
     museval_folder: Path | None = None,
     audio_folder: Path | None = None,
 ) -> list[dict]:
-    """Score every estimator on every song: a row of `COLUMNS` per estimator, track, source and metric: uSDR, cSDR and
-    SI-SDR in dB, and, if wanted, medians over frames of ISR, SIR and SAR by museval, which take minutes per song; NaN
-    where the source is silent. Raises ValueError where an estimator does not fit the songs, its estimate is not finite,
-    or `out` holds other scores, and OSError where a file cannot be written.
+    """Score every estimator, of different names, on every song. Returns a row of `COLUMNS` per estimator, track, source
+    and metric: uSDR, cSDR and SI-SDR in dB, `with_bsseval` also medians over frames of ISR, SIR and SAR by museval,
+    which take minutes per song; NaN where the source is silent. Raises ValueError where an estimator does not fit the
+    songs, its estimate is not finite, or `out` holds other scores, and OSError where a file cannot be written.
 
     Args:
-        estimators: of different names.
         split, data: what the songs are, for the rows, and their fingerprint.
         out: CSV file that gets the rows after every song, see `ScoreTable`. What it holds already is not scored again.
         museval_folder: gets <run>/<split>/<track>.json, which museval aggregates.
-        audio_folder: gets <run>/<track>/<source>.wav of the models.
-    """
+        audio_folder: gets <run>/<track>/<source>.wav of the models."""
     check_sources([source for estimator in estimators for source in estimator.sources], tracks)
     if (with_bsseval or museval_folder) and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise ValueError("museval takes the ffmpeg program, which is not installed")
@@ -165,10 +162,10 @@ class ScoreTable:
     ones. Several processes may add to a file at once."""
 
     def __init__(self, settings: Mapping[str, Mapping], tracks: Sequence[str], file: Path | None = None):
-        self.settings, self.file = dict(settings), file
+        self.settings, self.file, self.added = dict(settings), file, {}
         self.ranks = {key: rank for rank, key in enumerate((run, track) for run in settings for track in tracks)}
         self.scores = self._read()[1]  # refuses before anything is written
-        self.add([])  # tells now where nothing can be
+        self.add([])  # raises now where nothing can be written
 
     def _read(self) -> tuple[dict[str, dict], dict[tuple[str, ...], dict]]:
         """The settings that the file holds, and its rows by all their columns but the value."""
@@ -178,8 +175,9 @@ class ScoreTable:
             raise IsADirectoryError(f"{self.file} is a folder, not a file")
         note, remedy = self.file.with_suffix(NOTE), "choose another file"
         try:
-            known, scores = dict(json.loads(note.read_text())), _by_key(read_rows(self.file))
-        except (OSError, ValueError, KeyError, TypeError):
+            known = {run: {**told} for run, told in json.loads(note.read_text()).items()}
+            scores = _by_key(read_rows(self.file))
+        except Exception:  # of reading, or of what else the two may hold
             raise ValueError(
                 f"{self.file} is no table of scores with {note.name} beside it: remove it or {remedy}"
             ) from None
@@ -188,19 +186,20 @@ class ScoreTable:
         return known, scores
 
     def add(self, rows: Sequence[dict]) -> None:
-        """Take rows in place of those of the same run, song, source and metric; all others are as the file has them."""
-        if self.file is None:
-            self.scores |= _by_key(rows)
-            return
-        # the folder first, which says best why nothing can be written to it
-        with files.written_together(self.file.parent), FileLock(self.file.with_name(f".{self.file.name}.lock")):
-            known, scores = self._read()
-            self.scores = scores | _by_key(rows)
-            files.save_json(self.file.with_suffix(NOTE), known | self.settings)
-            if rows:
-                files.save_rows(self.file, self.rows())
+        """Take rows in place of those of the same run, song, source and metric, and others from the file."""
+        self.added |= _by_key(rows)
+        self.scores |= self.added
+        if self.file:
+            # the folder first, which says best why nothing can be written to it
+            with files.written_together(self.file.parent), FileLock(self.file.with_name(f".{self.file.name}.lock")):
+                known, scores = self._read()
+                self.scores = scores | self.added
+                files.save_json(self.file.with_suffix(NOTE), known | self.settings)
+                if self.added:
+                    files.save_rows(self.file, self.rows())
 
     def rows(self) -> list[dict]:
+        """All rows: those of other runs, then in the order of runs and tracks."""
         return sorted(self.scores.values(), key=lambda row: self.ranks.get((row["run"], row["track"]), -1))
 
 
@@ -221,8 +220,9 @@ def find_estimators(
     checkpoints: Sequence[Path],
     folders: Sequence[Path],
     tracks: Sequence[Track],
-    sample_rate=None,
-    n_fft=None,
+    *,
+    sample_rate: int | None = None,
+    n_fft: int | None = None,
     **options,
 ) -> list[Estimator]:
     """Models, estimates in folders (see `of_folder`), and the baselines of all of them, for these songs. A model is
@@ -291,8 +291,7 @@ def _mismatches(estimate: audio.Recording, track: Track) -> list[str]:
     wrong = {
         f"has {channels} channels, its song {track.channels}: convert it": channels != track.channels,
         f"has a sample rate of {rate} Hz, not {track.sample_rate} as its song: resample it": rate != track.sample_rate,
-        # where the rates differ, so do the lengths
-        f"is {count} than its song: {remedy}": rate == track.sample_rate and excess,
+        f"is {count} than its song: {remedy}": rate == track.sample_rate and excess,  # else the rates say why
     }
     return [f"{estimate.path}: {problem}" for problem, holds in wrong.items() if holds]
 

@@ -81,7 +81,7 @@ def written_together(folder: Path) -> Iterator[Path]:
 @contextmanager
 def locked(file: Path, refusal: str, remedy: str = "") -> Iterator[None]:
     """Keep other processes out; the lock ends with the process, however that ends. Raises ValueError, which says the
-    `refusal`, where another has it, and OSError, with the `remedy`, where `_writable` does."""
+    `refusal`, where another has it, and OSError, with the `remedy`, where nothing can be written to its folder."""
     with _writable(file.parent, remedy):
         try:
             with FileLock(file, timeout=0):
@@ -98,7 +98,7 @@ def save_json(path: Path, content: Mapping) -> None:
 
 
 def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
-    """Write rows of the same columns, at least one, as CSV: floats with 4 decimals, as reruns agree, NaN as nothing."""
+    """Write rows of the same columns, at least one, as CSV: floats with 4 decimals, as reruns agree; NaN as nothing."""
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(rows[0])

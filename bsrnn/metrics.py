@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def _pair(references: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
+def paired(references: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
     if references.shape != estimates.shape:
         raise ValueError(f"references {tuple(references.shape)} and estimates {tuple(estimates.shape)} differ in shape")
     return references.double(), estimates.double()
@@ -14,7 +14,7 @@ def usdr(references: Tensor, estimates: Tensor) -> Tensor:
     """Utterance-level SDR: 10 log10(sum s^2 / sum (s - s_hat)^2) over a whole track and its channels, of (..., C, L) to
     (...) in dB. As in the Music Demixing Challenge 2021, without its small constants: a silent reference gives NaN, a
     perfect estimate infinity, and silence as an estimate 0 dB."""
-    references, estimates = _pair(references, estimates)
+    references, estimates = paired(references, estimates)
     signal, noise = (x.square().sum((-2, -1)) for x in (references, references - estimates))
     return 10 * torch.log10(signal / noise).where(signal > 0, torch.nan)
 
@@ -23,7 +23,7 @@ def si_sdr(references: Tensor, estimates: Tensor) -> Tensor:
     """Scale-invariant SDR (Le Roux et al., 2019) over a whole track and its channels, of (..., C, L) to (...) in dB:
     that of the estimate to the multiple of the reference that is closest to it. Means are not removed. A silent
     reference gives NaN, an estimate without any of it, silence too, minus infinity."""
-    references, estimates = _pair(references, estimates)
+    references, estimates = paired(references, estimates)
     product = (references * estimates).sum((-2, -1))
     signal = references.square().sum((-2, -1))
     closest = (product / signal)[..., None, None] * references
@@ -41,7 +41,7 @@ def csdr_frames(references: Tensor, estimates: Tensor, sample_rate: int) -> Tens
     Like there, all sources of a frame are NaN if any reference or estimate is `silent` in it, and a track shorter than
     a frame is one frame. A source that is silent all the time, or whose estimate is, museval refuses: it is NaN, and
     the others are as without it."""
-    pair = _pair(references.cpu(), estimates.cpu())
+    pair = paired(references.cpu(), estimates.cpu())
     frame = min(sample_rate, references.shape[-1])
     framed = [signals.unfold(-1, frame, frame).transpose(1, 2) for signals in pair]  # (S, frames, C, frame)
     absent, paused = (silent(reference) | silent(estimate) for reference, estimate in (pair, framed))

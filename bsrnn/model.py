@@ -1,8 +1,7 @@
 """Band-Split RNN (Luo & Yu, arXiv 2209.15174): mixture spectrogram in, one estimate per source out.
 
 In the order of the data: `BandSplit`, `BandSequence`, `MaskEstimation` (one per source), `BSRNN`.
-Axes: B batch, C channels, S sources, F bins, T frames, K bands, N features, M hidden units of a mask estimation.
-"""
+Axes: B batch, C channels, S sources, F bins, T frames, K bands, N features, M hidden units of a mask estimation."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -133,8 +132,7 @@ class Attention(nn.Module):
 
 class BandSequence(nn.Module):
     """Alternating RNNs along time, with weights shared by all bands, and along bands, shared by all frames (section
-    III-B); time comes first, as in the paper. Where the configuration has them, TAC and attention follow in each block.
-    """
+    III-B); time comes first, as in the paper. TAC and attention, where the configuration has them, end each block."""
 
     def __init__(self, config: Config):
         super().__init__()

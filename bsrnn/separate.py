@@ -30,9 +30,9 @@ MOST_CHANNELS = 64  # of an array: one with more is probably the other way round
 
 
 class Separator:
-    """One or several models, on one device, that separate songs together: in long chunks, or with a `hop` in seconds,
-    see `separated`, and with matrix products in bfloat16 if wanted. Raises ValueError where two of them estimate the
-    same source, or the hop does not fit one."""
+    """One or several models, on one device, that separate songs together: in long chunks, or as `config.fader` says, or
+    with a `hop` in seconds, see `separated`; and with matrix products in bfloat16 if wanted. Raises ValueError where
+    two of them estimate the same source, or the hop does not fit one."""
 
     def __init__(self, models: Sequence[BSRNN], *, hop: float | None = None, bf16: bool = False):
         self.models, self.hop, self.bf16 = list(models), hop, bf16
@@ -52,9 +52,9 @@ class Separator:
         bf16: bool | None = None,
     ) -> "Separator":
         """Load models from folders or checkpoint files, see `checkpoint.load`, or published ones by name, which are
-        fetched on first use; none means `open`, which comes with this package. A device is auto, cpu, cuda or cuda:1;
-        bf16 None means where it gains. Raises FileNotFoundError or ValueError where a model cannot be loaded, or none
-        estimates one of the sources, of which None is all that they can, and OSError where one cannot be fetched."""
+        fetched on first use; none means `open`, which comes with this package. `device` is auto, cpu, cuda or cuda:1;
+        `sources` None means all that they can estimate, `bf16` None where it gains. Raises FileNotFoundError or
+        ValueError where a model cannot be loaded or a source estimated, and OSError where one cannot be fetched."""
         target = torch_device(device)
         folders = [folder for path in checkpoints for folder in pretrained.folders(path)]
         models = [checkpoint.load(folder) for folder in folders or [pretrained.place(pretrained.OPEN)]]
@@ -103,11 +103,12 @@ class Separator:
         Args:
             form: of the files, one of `config.FORMATS`.
             residual: also write what is left of the song after all estimated sources.
-            loudness: of stems beyond a format's full scale: "rescale" all stems by one gain, or "clamp" what exceeds.
-            progress: show a bar in a terminal.
-        """
+            loudness: where stems exceed what the format holds: "rescale" all by one gain, or "clamp" what exceeds.
+            progress: show a bar in a terminal."""
         if form not in FORMATS or loudness not in LOUDNESS:
-            raise ValueError(f"choose form from {', '.join(FORMATS)} and loudness from {', '.join(LOUDNESS)}")
+            raise ValueError(
+                f"unknown form {form!r} or loudness {loudness!r}: see FORMATS and LOUDNESS in bsrnn.config"
+            )
         recording = audio.Recording.open(song)
         targets = self.targets(folder, form, residual)
         if recording.path.resolve() in {target.resolve() for target in targets.values()}:
@@ -155,8 +156,8 @@ class Written:
 
 def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Songs, which are files, or all audio files in folders but hidden ones and what lies in `out`, and the folder in
-    `out` for the stems of each: named as the file, of a second song of that name with its suffix, below the folders it
-    was found in. ValueError where `out` is one of the folders, or the stems of two songs would have the same place."""
+    `out` for the stems of each: named as the file, a second one of that name with its suffix, and below the folders the
+    song was found in. ValueError where `out` is one of these, or the stems of two songs would have the same place."""
     found = {}  # real path -> song, and where the folder for its stems is to be
     for path in inputs:
         if os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(out):
@@ -211,19 +212,16 @@ def separate(
 def separated(
     model: BSRNN, song: Iterable[Tensor], sample_rate: int, levels: audio.Levels, hop: float | None, long: bool
 ) -> Iterator[Tensor]:
-    """Estimate the sources of a song, blocks (C, any length) at a rate in Hz, of which `levels` tell: yields blocks
-    (S, C, n) at that rate, together as long as the song.
-
-    It is normalized and resampled to the model's rate, cut into equal chunks, which are separated one by one and
-    overlap-added, and all of this is undone. With a mask of one the song comes back as it was. How the song is cut into
-    blocks changes nothing. With `config.fader` and no hop, the peak becomes 1, and chunks are those of `crossfade`.
+    """Estimate the sources of a song, blocks (C, any length) at a rate in Hz, whose length and loudness `levels` tell:
+    yields blocks (S, C, n) at that rate, together as long as the song. It is normalized and resampled to the model's
+    rate, cut into equal chunks, which are separated one by one and overlap-added, and all of this is undone. With a
+    mask of one the song comes back as it was. How the song is cut into blocks changes nothing.
 
     Args:
-        hop: seconds between the starts of chunks, above 0 and at most a chunk, or ValueError is raised; None is half a
-            chunk, or as `config.fader` says.
+        hop: seconds between the starts of chunks, above 0 and at most a chunk, or ValueError is raised. None is half a
+            chunk; with `config.fader`, the peak then becomes 1, and chunks are those of `crossfade`.
         long: without a hop, take chunks of up to `LONGEST` trained ones, which overlap by a part of one: 1.07 times the
-            work of chunks side by side, not 2, for 0.02 dB. Published scores are of half a chunk.
-    """
+            work of chunks side by side, not 2, for 0.02 dB. Published scores are of half a chunk."""
     config, rate = model.config, model.config.sample_rate
     faded = config.fader and hop is None
     gain = 1 / levels.peak if faded and levels.peak > audio.SILENT else levels.gain
@@ -295,8 +293,8 @@ def overlap_add(
 ) -> Iterator[Tensor]:
     """Apply `process`, (B, C, size) -> (B, S, C, size), to overlapping chunks of a song in blocks (C, any length), at
     most `batch` at once, and join the results by windows that sum to one: yields blocks (S, C, n), together as long as
-    the song. A chunk starts `hop` samples, at most `size`, after the one before. As if the song were padded with
-    silence, its ends lie in as many chunks as its middle."""
+    the song. A chunk starts `hop` samples, at most `size`, after the one before. Padded with silence, the song's ends
+    lie in as many chunks as its middle."""
     margin = size - hop
     # a triangle is never zero, so the first and last samples of a chunk need no special case
     window = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).float()
@@ -323,14 +321,19 @@ def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size:
     samples; each next one begins `fade` before the end of the one before, and ends `size` after it, or where the song
     does."""
     rise = torch.linspace(0, 1, fade)
-    pending, wanted = torch.zeros(1, 0), size  # the song from the next chunk on, and that chunk's length
-    end = torch.zeros(0)  # of the chunk before
+    pending, wanted, end = (
+        torch.zeros(1, 0),
+        size,
+        torch.zeros(0),
+    )  # from the next chunk on; its length; the last one's end
     for block in chain(song, [None]):
         if block is not None:
             pending = torch.cat([pending.expand(len(block), -1), block], -1)
+        # a chunk more, but at the song's end only if more is left than what the one before fades out in
         while pending.shape[-1] > (end.shape[-1] if block is None else wanted):
             start, rest = process(pending[None, :, :wanted])[0].tensor_split([end.shape[-1]], -1)
             result = torch.cat([end.lerp(start, rise[: end.shape[-1]]), rest], -1)
             yield result[..., :-fade]
             end, pending, wanted = result[..., -fade:], pending[:, wanted - fade :], size + fade
-    yield end
+    if end.numel():
+        yield end

@@ -56,12 +56,10 @@ def transfer(base: BSRNN, sources: tuple[str, ...]) -> BSRNN:
 def fit(
     model: BSRNN, dataset: Path, config: TrainingConfig, folder: Path, *, seed: int = 0, device: str = "auto", **details
 ) -> Fitted:
-    """Train a model, or go on where a run of the same settings in `folder` stopped; a finished one is only loaded.
-
-    All parameters that require gradients are trained, for all the model's sources: the heads only, after
+    """Train a model, or go on where a run of the same settings in `folder` stopped; a finished one is only loaded. All
+    parameters that require gradients are trained, for all the model's sources: the heads only, after
     `model.freeze_extractor()`. A killed run, started again, ends with the weights and history it would have had. Under
     torchrun the processes train one model together: each takes `batch_size` samples of every batch.
-
     Raises FileNotFoundError or ValueError, a line per problem, where data or `device` cannot be used, or `folder` holds
     another run, or one that another process trains; FloatingPointError, with the step and the songs, where a loss or
     gradient is not finite; and OSError where a checkpoint cannot be written, of which the one before is intact.
@@ -70,8 +68,7 @@ def fit(
         dataset: a folder of songs, see data.py; validation songs are held out of the training songs.
         folder: of this run; it gets what `Epochs` says, record.json at the end, and TensorBoard's events.
         seed: of the training samples, not of the initial weights, which `model` has.
-        details: what else the run depends on, such as the weights that it begins with, and its record shall say.
-    """
+        details: what else the run depends on, such as the weights that it begins with, and its record shall say."""
     target = torch_device(device)
     autocast(target, config.bf16)  # refuses what the device lacks
     rank, processes = _processes()
@@ -143,7 +140,7 @@ def _train(
     # not finite is what the module refuses; a perfect score is infinite
     patience = EarlyStopping("validation_usdr", mode="max", patience=config.patience, check_finite=False)
     average = [WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(config.ema))] if config.ema else []
-    bar, clock = [TQDMProgressBar()] if terminal else [], Timer()  # which goes on with the training
+    bar, clock = [TQDMProgressBar()] if terminal else [], Timer()  # a clock that goes on with the training
     last, epochs = last_checkpoint(folder)
     if epochs and rank == 0:
         print(f"going on after epoch {epochs}", flush=True)
@@ -164,7 +161,9 @@ def _train(
     logger = logging.getLogger("lightning.pytorch")
     interrupt, level, hook = signal.getsignal(signal.SIGINT), logger.level, threading.excepthook
     model.train()
-    local = int(os.environ["LOCAL_WORLD_SIZE"]) if processes > 1 else 1  # processes on this machine, of equal ones
+    local = (
+        int(os.environ["LOCAL_WORLD_SIZE"]) if processes > 1 else 1
+    )  # processes on this machine, as many as on each other one
     rank_zero_only.rank = rank  # also where a scheduler started this process beside others
     threading.excepthook = lambda told: told.exc_type is OSError or hook(told)  # TensorBoard's raise it again, here
     logger.setLevel(logging.WARNING)  # Lightning's advertisements are for no log and no notebook
@@ -227,7 +226,7 @@ def _processes() -> tuple[int, int]:
 
 
 class TrainingModule(lightning.LightningModule):
-    """The training and validation step of a BSRNN, for Lightning; batches to validate are numbers of songs."""
+    """The training and validation step of a BSRNN, for Lightning; a batch to validate is the index of a song."""
 
     def __init__(self, model: BSRNN, config: TrainingConfig, validation: Sequence[data.Track] = ()):
         super().__init__()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bsrnn import Separator
 from bsrnn.data import Track
-from bsrnn.metrics import usdr
+from bsrnn.metrics import paired, usdr
 from bsrnn.spectral import stft
 from study import figures
 
@@ -109,7 +109,8 @@ def usdr_per_band(references: Tensor, estimates: Tensor, ranges: Sequence[tuple[
     """uSDR within ranges of frequency: of the energies that the bins of an STFT of `n_fft` samples hold there, over a
     whole track: (..., C, L) to (..., ranges) in dB. Ranges are half-open, of bins, as `BandSchema.bins` gives them; one
     of all bins gives uSDR, but for the track's ends. NaN where the reference has at most a millionth of its energy."""
-    spectra = (stft(signals, n_fft).abs().double() for signals in (references, references.double() - estimates))
+    references, estimates = paired(references, estimates)
+    spectra = (stft(signals, n_fft).abs().double() for signals in (references, references - estimates))
     bins = torch.stack([magnitudes.square().sum((-3, -1)) for magnitudes in spectra])  # (2, ..., F)
     bins[..., 1 : (n_fft + 1) // 2] *= 2  # bins of negative frequency; 0 Hz and Nyquist have none
     signal, noise = torch.stack([bins[..., low:high].sum(-1) for low, high in ranges], -1)
@@ -121,7 +122,8 @@ def error_per_second(references: Tensor, estimates: Tensor, sample_rate: int) ->
     (..., C, L) to (..., seconds) in dB; the last one may be a part of a second. Unlike the SDR of a second it is known
     where the reference is silent, and there tells what leaks in. Its sum in energy, over the length in seconds, is the
     inverse of uSDR. A silent reference gives NaN, a second without error minus infinity."""
-    power = (references.double() - estimates).square().sum(-2)
+    references, estimates = paired(references, estimates)
+    power = (references - estimates).square().sum(-2)
     seconds = torch.nn.functional.pad(power, (0, -power.shape[-1] % sample_rate)).unflatten(-1, (-1, sample_rate))
-    mean = references.double().square().sum((-2, -1))[..., None] * sample_rate / references.shape[-1]
+    mean = references.square().sum((-2, -1))[..., None] * sample_rate / references.shape[-1]
     return 10 * torch.log10(seconds.sum(-1) / mean).where(mean > 0, torch.nan)

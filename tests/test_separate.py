@@ -276,7 +276,7 @@ def test_sources_are_chosen(tiny, tmp_path):
 
 @pytest.mark.parametrize("form", ["mp4", "WAV"])
 def test_formats_that_are_none(tiny, form):
-    with pytest.raises(ValueError, match=r"choose form from wav, .* and loudness from rescale, clamp"):
+    with pytest.raises(ValueError, match=f"unknown form {form!r} or loudness"):
         Separator([tiny(("bass",))]).separate_file("song.wav", "out", form=form)
 
 
