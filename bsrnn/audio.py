@@ -158,8 +158,8 @@ class Recording:
 def _whole_packets(path, container):
     """All packets of a file that libav opened; raises ValueError where one is not whole or missing at the end."""
     reached, whole, begin = 0, (container.duration or 0) / av.time_base, (container.start_time or 0) / av.time_base
-    if container.format.name == "avi":  # whose duration is that of what is there; to a pipe, ffmpeg tells 2^30 frames
-        whole = max((x.frames % 2**30 - 1) * float(x.time_base) for x in container.streams.audio)
+    if container.format.name == "avi":  # tells frames, no duration: ffmpeg 2^30 in a pipe, and of wma one too many
+        whole = max((x.frames % 2**30 - ("wma" in x.name)) * float(x.time_base) for x in container.streams.audio)
     for packet in container.demux():
         if packet.is_corrupt:
             raise ValueError("a packet is not whole")

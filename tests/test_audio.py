@@ -248,6 +248,7 @@ BOTH = ["-map", "0", "-map", "1"]
         ("a.wma", [], [], 2),
         ("a.avi", [], [], 2),
         ("uncompressed.avi", [], ["-c:a", "pcm_s16le"], 2),
+        ("short picture.avi", ["-f", "lavfi", "-i", "color=c=red:s=16x16:d=1"], [*BOTH, "-c:a", "wmav2"], 2),
         ("a.flv", [], ["-ar", "44100"], 2),
         ("a.wv", [], [], 2),
         ("a.mp2", [], [], 2),

@@ -332,6 +332,16 @@ def test_a_file_may_grow_by_runs_and_by_metrics(tracks, tmp_path):
     assert found.groupby("run").size().to_dict() == {"a": 24, "b": 24}
 
 
+def test_rows_that_were_added_stay_as_they_are(tmp_path):
+    table = ScoreTable({"a": {}}, ["song 0", "song 1", "song 2"], tmp_path / "scores.csv")
+    rows = [dict(zip(COLUMNS, ("a", "test", f"song {n}", "bass", "uSDR", n + 1 / 3), strict=True)) for n in range(3)]
+    for row in rows:
+        (tmp_path / "scores.csv").unlink(missing_ok=True)
+        table.add([row])
+    assert table.rows() == rows
+    assert read_scores(tmp_path / "scores.csv")["value"].tolist() == [0.3333, 1.3333, 2.3333]
+
+
 def test_several_processes_add_to_one_table(tmp_path):
     file, songs = tmp_path / "scores.csv", [f"song {number}" for number in range(8)]
     tables = {run: ScoreTable({run: {"hop": run}, "mixture": {}}, songs, file) for run in "ab"}
@@ -384,6 +394,8 @@ def test_scores_of_other_settings_are_kept(tracks, tmp_path, change, message):
     [
         lambda out, note: note.unlink(),
         lambda out, note: note.write_text("{"),
+        lambda out, note: note.write_text("[]"),
+        lambda out, note: note.write_text('{"half": 1}'),
         lambda out, note: out.write_text(""),
         lambda out, note: out.write_bytes(b"\xff\xfe"),
         lambda out, note: out.write_text("a,b\n1,2"),

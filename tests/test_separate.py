@@ -103,6 +103,12 @@ def test_other_sample_rates_come_back(identity, rate):
     assert float((stem - song)[:, inner].abs().max()) < 0.001
 
 
+@pytest.mark.parametrize("fader", [False, True])
+def test_songs_of_which_no_sample_is_left_at_the_rate_of_the_model(tiny, fader):
+    stem = separate(tiny(("bass",), sample_rate=2_000, fader=fader), noise(2, 1), 96_000)["bass"]
+    assert torch.equal(stem, torch.zeros(2, 1))
+
+
 @pytest.mark.parametrize("seed", range(9))
 def test_blocks_change_nothing(tiny, seed):
     draw = np.random.default_rng(seed)
