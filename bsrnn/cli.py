@@ -68,7 +68,7 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
         "--checkpoint_fp": dict(help="model folder or name, whose extractor is transferred, frozen", type=there),
         "--transfer": dict(help="transfer from --checkpoint_fp, whose schema, sizes and rate apply", **SWITCH),
         "--init": dict(
-            help="model folder or name, to go on from with all its weights, for all its sources or some", type=there
+            help="model folder or name, to go on from with its weights, for all or some sources", type=there
         ),
     },
     "infer": {
@@ -80,11 +80,7 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
         "--sources": dict(help="what to estimate of what the models can; none means everything", nargs="+"),
         "--residual": dict(help="also write what the estimated sources leave of the song", **SWITCH),
         "--format": dict(help=f"wav: 32-bit floats; wav24, wav16: integers {SHOWN}", choices=FORMATS, default="wav"),
-        "--loudness": dict(
-            help=f"stems that peak above full scale: one gain for all, or cut off {SHOWN}",
-            choices=LOUDNESS,
-            default="rescale",
-        ),
+        "--loudness": dict(help=f"stems too loud: one gain, or cut off {SHOWN}", choices=LOUDNESS, default="rescale"),
         "--hop": dict(help=f"{STEP}long chunks, or as published", type=float),
         "--skip-existing": dict(help="leave out songs whose stems are all there, of whatever bit depth", **SWITCH),
         "--fp32": dict(help="compute in float32 also where bfloat16 is faster", **SWITCH),
@@ -95,9 +91,7 @@ OPTIONS: dict[str, dict[str, dict]] = {  # of each command, what argparse takes 
         "--estimates": dict(help="another program's TRACK/SOURCE.wav (or flac, ogg, mp3); repeatable", **PATHS),
         **DATA,
         "--split": dict(help=f"which songs {SHOWN}", choices=SPLITS, default="test"),
-        "--out": dict(
-            help="CSV table to write or go on with: a row per run, song, source, metric", type=path, required=True
-        ),
+        "--out": dict(help="CSV table to write or extend, by run, song, source and metric", type=path, required=True),
         "--bsseval": dict(help="also ISR, SIR and SAR, by museval: minutes per song and run", **SWITCH),
         "--museval": dict(help="folder that gets RUN/SPLIT/TRACK.json for museval's own aggregation", type=path),
         "--save-audio": dict(help="folder that gets the models' estimates as RUN/TRACK/SOURCE.wav", type=path),
