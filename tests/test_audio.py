@@ -25,9 +25,8 @@ def test_write_and_read(tmp_path):
     waveform = torch.randn(2, 1000) * 2  # beyond full scale: float files keep it
     peak = audio.write([tmp_path / "a.wav"], waveform[None].split(300, -1), like(48_000, 2))
     read, rate = audio.read(tmp_path / "a.wav")
-    assert rate == 48_000
     assert torch.equal(read, waveform)
-    assert peak == float(waveform.abs().max())
+    assert (rate, peak) == (48_000, float(waveform.abs().max()))
 
 
 def test_files_that_are_too_long_for_wav(tmp_path):
@@ -62,35 +61,34 @@ def test_formats(tmp_path, suffix):
     tone = np.sin(np.arange(22_050) / 10)[:, None] * 0.5
     soundfile.write(tmp_path / f"a.{suffix}", np.repeat(tone, 2, 1), 22_050)
     waveform, rate = audio.read(tmp_path / f"a.{suffix}")
-    assert rate == 22_050
-    assert waveform.shape[0] == 2
+    assert (rate, len(waveform)) == (22_050, 2)
     assert abs(waveform.shape[1] - 22_050) < 1500
     assert float(waveform.square().mean().sqrt()) == pytest.approx(0.3535, abs=0.02)
 
 
-PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\nb.wav\n#EXT-X-ENDLIST\n"
+PLAYLISTS = (
+    b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1,\nb.wav\n#EXT-X-ENDLIST\n",
+    b"ffconcat version 1.0\nfile b.wav\n",
+)
+NO_AUDIO = [
+    b"not audio at all" * 10,
+    b"RIFF",
+    *PLAYLISTS,
+    PLAYLISTS[0] + bytes(range(256)),
+    b"fLaC\0",
+    b"ID3\4" + bytes(99),
+]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (b"", "is empty"),
-        (b"not audio at all" * 10, "cannot be read as audio"),
-        (b"RIFF", "cannot be read as audio"),
-        (PLAYLIST, "cannot be read as audio"),
-        (PLAYLIST + bytes(range(256)), "cannot be read as audio"),
-        (b"ffconcat version 1.0\nfile b.wav\n", "cannot be read as audio"),
-        (b"fLaC\0", "cannot be read as audio"),
-        (b"OggS\0", "is cut off"),
-        (b"ID3\4" + bytes(99), "cannot be read as audio"),
-    ],
+    [(b"", "is empty"), (b"OggS\0", "is cut off"), *((content, "cannot be read as audio") for content in NO_AUDIO)],
 )
 def test_unreadable(tmp_path, content, message):
     soundfile.write(tmp_path / "b.wav", np.zeros(8_000), 8_000)  # which a playlist must not open
     (tmp_path / "a.wav").write_bytes(content)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=rf"^[^\n]*({message})[^\n]*$"):
         audio.read(tmp_path / "a.wav")
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +141,7 @@ def untold(mp3):
 
 
 VARIABLE = {"bitrate_mode": "VARIABLE", "compression_level": 0.9}
+CONSTANT = {"bitrate_mode": "CONSTANT", "compression_level": 0}
 ID3 = b"ID3\3\0\0\0\0\x4e\x10" + bytes(10_000)
 APE = b"APETAGEX" + struct.pack("<4I", 2_000, 20_032, 1, 0x80 << 24) + bytes(8) + bytes(range(200)) * 100
 WHOLE = {  # content and seconds
@@ -164,6 +163,7 @@ WHOLE = {  # content and seconds
     "ends with lyrics.mp3": (lambda: sound("MP3") + b"LYRICSBEGINlalala000006LYRICS200" * 9, 2),
     "ends with zeros.mp3": (lambda: sound("MP3") + bytes(5_000), 2),
 }
+CHANGE = "its sample rate or channels change"
 LOST = {
     "cut.ogg": (lambda: cut(sound("OGG")), r"is cut off at byte \d+ of \d+"),
     "cut.opus": (lambda: cut(sound("OGG", subtype="OPUS")), "is cut off at byte"),
@@ -172,10 +172,7 @@ LOST = {
     "scratched, joined.ogg": (lambda: sound("OGG") + damaged(sound("OGG")), "is damaged at byte"),
     "cut.mp3": (lambda: cut(sound("MP3")), "after 1.. s .60 of 85 frames are there"),
     "cut, untold.mp3": (lambda: cut(untold(sound("MP3"))), "its last frame is not whole"),
-    "cut between frames.mp3": (
-        lambda: sound("MP3", bitrate_mode="CONSTANT", compression_level=0)[: 960 * 30],
-        "29 of 85 frames are there",
-    ),
+    "cut between frames.mp3": (lambda: sound("MP3", **CONSTANT)[: 960 * 30], "29 of 85 frames are there"),
     "scratched.mp3": (lambda: damaged(sound("MP3")), "is damaged or cut off after [01].. s"),
     "cut.flac": (lambda: cut(sound("FLAC")), "is damaged or cut off after"),
     "scratched, piped.flac": (lambda: damaged(told(sound("FLAC"), 0)), "is damaged or cut off after [01].. s"),
@@ -184,18 +181,9 @@ LOST = {
     "joined.flac": (lambda: sound("FLAC") + sound("FLAC"), "or another file follows"),
     "joined to a longer one.flac": (lambda: sound("FLAC", 1) + sound("FLAC"), "or another file follows"),
     "joined to a shorter one.flac": (lambda: sound("FLAC") + sound("FLAC", 1), "or another file follows"),
-    "another rate.ogg": (
-        lambda: sound("OGG") + sound("OGG", 1, 44_100),
-        "after 2.0 s .its sample rate or channels change",
-    ),
-    "another rate.mp3": (
-        lambda: sound("MP3") + sound("MP3", 1, 44_100),
-        "after 2.. s .its sample rate or channels change",
-    ),
-    "never finished.w64": (
-        lambda: sound("W64")[:16] + bytes(8) + sound("W64")[24:],
-        "never finished: repair it",
-    ),
+    "another rate.ogg": (lambda: sound("OGG") + sound("OGG", 1, 44_100), f"after 2.0 s .{CHANGE}"),
+    "another rate.mp3": (lambda: sound("MP3") + sound("MP3", 1, 44_100), f"after 2.. s .{CHANGE}"),
+    "never finished.w64": (lambda: sound("W64")[:16] + bytes(8) + sound("W64")[24:], "never finished: repair it"),
     "never finished.wav": (lambda: sound("WAV")[:40] + bytes(4) + sound("WAV")[44:], "never finished: repair it"),
     **{
         f"cut.{form.lower()}": (lambda form=form: cut(sound(form)), "cut off|cannot be read as audio")
@@ -233,6 +221,7 @@ def test_what_is_lost_is_told(tmp_path, capfd, name):
 
 
 PICTURE = ["-f", "lavfi", "-i", "color=c=red:s=16x16:d=4:r=10"]
+SHORT_PICTURE, SILENCE = ([*PICTURE[:3], source] for source in ("color=c=red:s=16x16:d=1", "anullsrc=d=1"))
 BOTH = ["-map", "0", "-map", "1"]
 
 
@@ -240,27 +229,16 @@ BOTH = ["-map", "0", "-map", "1"]
 @pytest.mark.parametrize(
     ("name", "inputs", "options", "seconds"),
     [
-        ("a.m4a", [], [], 2),
-        ("a.webm", [], [], 2),
+        *((f"a.{form}", [], [], 2) for form in "m4a webm aac wma avi wv mp2".split()),
         ("a.wav", [], ["-c:a", "libmp3lame"], 2),
         ("ac3.wav", [], ["-c:a", "ac3"], 2),
-        ("a.aac", [], [], 2),
-        ("a.wma", [], [], 2),
-        ("a.avi", [], [], 2),
         ("uncompressed.avi", [], ["-c:a", "pcm_s16le"], 2),
-        ("short picture.avi", ["-f", "lavfi", "-i", "color=c=red:s=16x16:d=1"], [*BOTH, "-c:a", "wmav2"], 2),
+        ("short picture.avi", SHORT_PICTURE, [*BOTH, "-c:a", "wmav2"], 2),
         ("a.flv", [], ["-ar", "44100"], 2),
-        ("a.wv", [], [], 2),
-        ("a.mp2", [], [], 2),
         ("late.mp4", PICTURE, BOTH, 3),
         ("late.mkv", PICTURE, BOTH, 3),
         ("cover.mp3", PICTURE, [*BOTH, "-frames:v", "1", "-disposition:1", "attached_pic"], 2),
-        (
-            "second.mka",
-            ["-f", "lavfi", "-i", "anullsrc=d=1"],
-            [*BOTH, "-disposition:0", "0", "-disposition:1", "default"],
-            1,
-        ),
+        ("second.mka", SILENCE, [*BOTH, "-disposition:0", "0", "-disposition:1", "default"], 1),
     ],
 )
 def test_what_ffmpeg_decodes(tmp_path, name, inputs, options, seconds):
