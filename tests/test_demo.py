@@ -152,8 +152,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch, exists):
 
 @pytest.mark.parametrize("wrong", [{"train": 0}, {"test": -1}, {"seconds": 0}, {"seconds": float("nan")}, {"seed": -1}])
 def test_parameters_out_of_range(tmp_path, wrong):
-    with pytest.raises(
-        ValueError, match=r"^demo data: train and seconds must be at least 1, test and seed at least 0$"
-    ):
+    told = "^demo data: train and seconds must be at least 1, test and seed at least 0$"
+    with pytest.raises(ValueError, match=told):
         demo.generate(tmp_path / "data", **SHORT | wrong)
     assert not any(tmp_path.iterdir())
