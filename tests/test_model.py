@@ -1,4 +1,5 @@
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,20 +46,14 @@ def random_config(draw, monkeypatch):
 @pytest.mark.parametrize("seed", range(16))  # the last of them with TAC, attention or both
 @pytest.mark.parametrize(("dtype", "tolerance", "floor"), [(torch.float64, 1e-12, 0), (torch.float32, 1e-5, 1e-2)])
 def test_equals_plain_definition(seed, dtype, tolerance, floor, monkeypatch):
-    """The tolerance is of the norm of the difference, relative to that of the output or of each gradient by itself. In
-    float32 gradients below a hundredth of the largest are measured by that hundredth: they are sums of larger terms,
-    whose rounding errors they have. In float64 no gradient is let off but those of queries and keys, which are zero for
-    what all keys share: they are measured by the largest."""
+    """In float32 gradients below a hundredth of the largest are measured by that hundredth: they are sums of larger
+    terms, whose rounding errors they have; in float64 only those of queries and keys, zero for what all keys share."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
     heads = draw.choice([1, 2, 3]) if seed in (12, 14, 15) else 0
-    more = {
-        "feature_dim": heads * draw.randrange(2, 4),
-        "attention_heads": heads,
-        "attention_dim": draw.randrange(1, 5),
-    }
+    sizes = {"feature_dim": heads * draw.randrange(2, 4), "attention_dim": draw.randrange(1, 5)}
     config = random_config(draw, monkeypatch)
-    config = replace(config, tac=seed >= 13, **more if heads else {})
+    config = replace(config, tac=seed >= 13, attention_heads=heads, **sizes if heads else {})
     model = BSRNN(config).to(dtype)
     for name, parameter in model.named_parameters():
         if "norm" in name or "activation" in name:
@@ -143,12 +138,14 @@ def test_shapes(frames, channels):
     assert torch.isfinite(torch.view_as_real(model(torch.zeros_like(mixture)))).all()
 
 
-def test_channels_are_independent():
+def test_channels_are_independent_and_masks_ignore_the_level():
     model = BSRNN(Config(n_fft=512, **SMALL))
     mixture = spectrogram(1, 2, 257, 12)
+    estimates = model(mixture)
     for channel in range(2):
         alone = model(mixture[:, channel : channel + 1])
-        torch.testing.assert_close(model(mixture)[:, :, channel : channel + 1], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(estimates[:, :, channel : channel + 1], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(100 * mixture), 100 * estimates, rtol=1e-3, atol=1e-2)
 
 
 def test_identity_mask_returns_the_mixture(identity):
@@ -156,20 +153,12 @@ def test_identity_mask_returns_the_mixture(identity):
     assert torch.equal(identity(("bass",))(mixture)[:, 0], mixture)
 
 
-def test_masks_ignore_the_level():
-    model = BSRNN(Config(n_fft=512, **SMALL))
-    mixture = spectrogram(1, 1, 257, 12)
-    torch.testing.assert_close(model(100 * mixture), 100 * model(mixture), rtol=1e-3, atol=1e-2)
-
-
 def test_new_heads_on_the_same_extractor():
     model = BSRNN(Config(("drums",), n_fft=512, **SMALL))
     transferred = model.with_heads(["bass", "other"]).freeze_extractor()
     assert transferred.config.sources == ("bass", "other")
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(model.band_split.parameters(), transferred.band_split.parameters(), strict=True)
-    )
+    before, after = (list(each.band_split.parameters()) for each in (model, transferred))
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     trainable = {name.split(".")[0] for name, p in transferred.named_parameters() if p.requires_grad}
     assert trainable == {"heads"}
     assert transferred.band_split.weight.data_ptr() != model.band_split.weight.data_ptr()
@@ -192,17 +181,13 @@ def test_names_that_torch_uses_are_refused(source):
         BSRNN(Config((source,), n_fft=512, **SMALL))
 
 
-@pytest.mark.parametrize(
-    "source", ["/tmp/x", "../x", "a/b", "a.b", "", "a\\b", "a\0", "a\nb", "\x1b[2J", 1, None, ["a"]]
-)
-def test_sources_are_plain_names(source):
-    with pytest.raises(ValueError, match="different names"):
-        Config((source,))
+NO_NAMES = ("/tmp/x", "../x", "a/b", "a.b", "", "a\\b", "a\0", "a\nb", "\x1b[2J", 1, None, ["a"])
 
 
-def test_a_name_alone_is_no_list_of_names():
-    with pytest.raises(ValueError, match=r"different names .* not 'vocals'"):
-        Config("vocals")
+@pytest.mark.parametrize("sources", [*((name,) for name in NO_NAMES), "vocals"])  # a name alone is no list of names
+def test_sources_are_plain_names(sources):
+    with pytest.raises(ValueError, match=rf"different names .* not {re.escape(repr(sources))}"):
+        Config(sources)
 
 
 def test_kept_heads():
