@@ -90,12 +90,8 @@ def test_what_is_wrong_elsewhere_is_not_said_of_the_folder(tmp_path, cause):
 
 
 def test_infinity_is_a_number_in_json(tmp_path):
-    content = {
-        "to Infinity": float("inf"),
-        "list": [float("-inf"), 1.0, float("inf")],
-        "text": "is Infinity",
-        "nan": None,
-    }
+    infinity = float("inf")
+    content = {"to Infinity": infinity, "list": [-infinity, 1.0, infinity], "text": "is Infinity", "nan": None}
     files.save_json(tmp_path / "a.json", content | {"nan": float("nan")})
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text) == content and json.loads(text, parse_constant=lambda name: pytest.fail(name))
