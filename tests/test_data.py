@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,12 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).normal(0, 0.1, shape).astype("float32")
 
 
-def write_song(folder):
-    write_stems(folder, **dict.fromkeys((*STEMS, "mixture"), 1))
-
-
-def write_stems(folder, suffix=".wav", samples=800, **stems):
-    folder.mkdir(parents=True)
-    for i, (name, level) in enumerate(stems.items()):
-        soundfile.write(folder / f"{name}{suffix}", level * noise(samples, 2, seed=i), RATE)
+def write_songs(root, *names, suffix=".wav", samples=800, **stems):
+    """Songs of noise; the stems' levels, or all of them and the mixture at one level."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for i, (stem, level) in enumerate((stems or dict.fromkeys((*STEMS, "mixture"), 1)).items()):
+            soundfile.write(root / name / f"{stem}{suffix}", level * noise(samples, 2, seed=i), RATE)
 
 
 def rewrite(songs, stem, signal, numbers=range(8)):
@@ -57,17 +56,15 @@ def names(root, split, *portion):
 
 
 def test_every_sixth_training_song_validates(empty):
-    for i in range(13):
-        write_song(empty / "train" / f"{i:02}")
-    write_song(empty / "test" / "t")
+    write_songs(empty / "train", *(f"{i:02}" for i in range(13)))
+    write_songs(empty / "test", "t")
     assert names(empty, "validation") == ["00", "06", "12"]
     assert names(empty, "train") == ["01", "02", "03", "04", "05", "07", "08", "09", "10", "11"]
     assert names(empty, "test") == ["t"]
 
 
 def test_a_list_of_validation_songs(empty):
-    for name in ("a", "b", "c", "d ä"):
-        write_song(empty / "train" / name)
+    write_songs(empty / "train", "a", "b", "c", "d ä")
     (empty / "validation.txt").write_text("b\n\n d ä \n", encoding="utf-8")
     assert names(empty, "validation") == ["b", "d ä"]
     assert names(empty, "train") == ["a", "c"]
@@ -81,8 +78,7 @@ def test_a_list_of_validation_songs(empty):
 def test_musdb_validation_songs_are_known_by_name(empty):
     held_out = ["Actions - One Minute Smile", "Leaf - Summerghost", "Meaxic - Take A Step", "Triviul - Angelsaint"]
     others = ["A Classic Education - NightOwl", "Night Panther - Fire", "Unknown - Song"]
-    for name in held_out + others:
-        write_song(empty / "train" / name)
+    write_songs(empty / "train", *held_out, *others)
     assert names(empty, "validation") == held_out
     assert names(empty, "train") == others
 
@@ -92,7 +88,7 @@ def test_portion_takes_the_first_songs(songs, portion, count):
     assert names(songs, "train", portion) == names(songs, "train")[:count]
 
 
-def test_a_track_tells_its_rate_and_length_and_reads_parts(songs):
+def test_a_track_tells_its_rate_length_and_middle_and_reads_parts(songs):
     track = find_tracks(songs, "test")[1]
     assert (track.name, track.sample_rate, track.length) == ("song 1", RATE, 16_000)
     samples, _ = soundfile.read(songs / "test" / "song 1" / "bass.wav", dtype="float32")
@@ -100,10 +96,6 @@ def test_a_track_tells_its_rate_and_length_and_reads_parts(songs):
     stems = track.stems(("vocals", "bass"))
     assert stems.shape == (2, 2, 16_000)
     assert torch.equal(stems[1], track.read("bass"))
-
-
-def test_the_middle_of_a_track(songs):
-    track = find_tracks(songs, "test")[1]
     for seconds, first, frames in ((0.0, 0, 16_000), (0.5, 6_000, 4_000), (100.0, 0, 16_000)):
         assert track.middle(seconds) == (first, frames)
 
@@ -125,20 +117,22 @@ def test_an_excerpt_without_a_source_is_found_before(songs):
 # what cannot be used
 
 
-def one_line(error):
-    return "\n" not in str(error.value)
+@contextmanager
+def refused(message, error=ValueError):
+    """Something is, in one line with this message."""
+    with pytest.raises(error, match=message) as caught:
+        yield caught
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_folders(tmp_path):
     for lookup in (data.find_data, lambda root: find_tracks(root, "train")):
-        with pytest.raises(FileNotFoundError, match="nowhere: no such folder") as error:
+        with refused("nowhere: no such folder", FileNotFoundError):
             lookup(tmp_path / "nowhere")
-        assert one_line(error)
-    with pytest.raises(FileNotFoundError, match="no train and no test") as error:
+    with refused("no train and no test", FileNotFoundError):
         find_tracks(tmp_path, "train")
-    assert one_line(error)
     (tmp_path / "train").mkdir()
-    with pytest.raises(FileNotFoundError, match="has no test folder"):
+    with refused("has no test folder", FileNotFoundError):
         find_tracks(tmp_path, "train")
 
 
@@ -148,17 +142,16 @@ def test_no_songs_or_unknown_split(empty):
             find_tracks(empty, split)
     with pytest.raises(ValueError, match="unknown split 'valid': choose from train, validation, test"):
         find_tracks(empty, "valid")
-    write_song(empty / "train" / "only one")  # it validates: nothing is left to train on
+    write_songs(empty / "train", "only one")  # it validates: nothing is left to train on
     with pytest.raises(ValueError, match="no songs for train"):
         find_tracks(empty, "train")
 
 
 def test_a_song_that_is_there_twice(empty):
-    write_song(empty / "test" / "song")
+    write_songs(empty / "test", "song")
     (empty / "test" / "song.stem.mp4").touch()
-    with pytest.raises(ValueError, match=r"song: is a song as a folder and as a .stem.mp4 file: remove one") as error:
+    with refused("song: is a song as a folder and as a .stem.mp4 file: remove one"):
         find_tracks(empty, "test")
-    assert one_line(error)
 
 
 DAMAGE = {
@@ -173,20 +166,18 @@ DAMAGE = {
 
 @pytest.mark.parametrize("message", DAMAGE)
 def test_a_song_that_cannot_be_used_is_named(empty, message):
-    for name in ("good", "damaged"):
-        write_song(empty / "test" / name)
+    write_songs(empty / "test", "good", "damaged")
     DAMAGE[message](empty / "test" / "damaged")
-    with pytest.raises(ValueError, match=message) as error:
+    with refused(message) as error:
         find_tracks(empty, "test")
-    assert one_line(error)
     assert str(empty / "test" / "damaged") in str(error.value)
 
 
 def test_several_problems_are_a_line_each(empty):
     for i, damage in enumerate(DAMAGE.values()):
-        write_song(empty / "test" / f"song {i}")
+        write_songs(empty / "test", f"song {i}")
         damage(empty / "test" / f"song {i}")
-    write_song(empty / "test" / "song 9")
+    write_songs(empty / "test", "song 9")
     with pytest.raises(ValueError) as error:
         find_tracks(empty, "test")
     lines = str(error.value).splitlines()
@@ -195,7 +186,7 @@ def test_several_problems_are_a_line_each(empty):
 
 
 def test_the_fingerprint_is_that_of_names_and_sizes(empty):
-    write_song(empty / "train" / "a")
+    write_songs(empty / "train", "a")
     (empty / "validation.txt").write_text("a")
     assert data.fingerprint(empty) == "1b5aa06b8b9f"  # records of trained models say it
     seen = [data.fingerprint(empty)]
@@ -205,7 +196,7 @@ def test_the_fingerprint_is_that_of_names_and_sizes(empty):
     seen.append(data.fingerprint(empty))
     (empty / "train" / "b" / "bass.wav").unlink()
     seen.append(data.fingerprint(empty))
-    write_song(empty.parent / "linked")
+    write_songs(empty.parent, "linked")
     (empty / "train" / "c").symlink_to(empty.parent / "linked")
     seen.append(data.fingerprint(empty))
     (empty / "train" / "c").unlink()
@@ -250,12 +241,9 @@ def test_active_segments_equal_the_plain_definition():
     assert partly > 5
 
 
-def test_a_silent_stem_has_no_active_segment():
+def test_a_silent_stem_has_no_active_segment_and_one_shorter_than_a_segment_is_one():
     assert active_segments(torch.zeros(2, 30 * 100), 100) == []
     assert active_segments(torch.full((2, 30 * 100), 5e-4), 100) == []  # below -60 dB
-
-
-def test_a_stem_shorter_than_a_segment_is_one():
     assert active_segments(torch.from_numpy(noise(1, 250)), 100) == [(0, 250)]
     assert active_segments(torch.from_numpy(noise(1, 7)), 100) == [(0, 7)]
     assert active_segments(torch.zeros(1, 250), 100) == []
@@ -295,8 +283,7 @@ def test_a_sample_is_a_function_of_seed_and_index(songs):
     mixture, targets = first[5]
     first[6]
     for repeated in (first[5], again[5]):
-        assert torch.equal(repeated[0], mixture)
-        assert torch.equal(repeated[1], targets)
+        assert torch.equal(repeated[0], mixture) and torch.equal(repeated[1], targets)
     assert not torch.equal(other[5][0], mixture)
     drawn = [first[i][0] for i in range(20)]
     assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
@@ -306,8 +293,7 @@ def test_the_mixture_is_the_sum_of_the_stems_and_never_clips(songs):
     samples = mixes(songs)
     for i in range(50):
         mixture, targets = samples[i]
-        assert mixture.shape == (1, 1_600)
-        assert targets.shape == (4, 1, 1_600)
+        assert (mixture.shape, targets.shape) == ((1, 1_600), (4, 1, 1_600))
         torch.testing.assert_close(targets.sum(0), mixture, rtol=1e-5, atol=1e-6)
         if mixture.any():
             assert float(torch.cat([mixture[None], targets]).abs().max()) == pytest.approx(1, abs=1e-6)
@@ -393,10 +379,8 @@ def test_samples_have_the_rate_of_the_model(songs, sample_rate):
 
 def test_a_chunk_longer_than_the_segment_ends_in_silence(songs):
     mixture, targets = mixes(songs, chunk=3.0)[0]
-    assert mixture.shape == (1, 24_000)
-    assert mixture[:, :16_000].any()
-    assert not mixture[:, 16_000:].any()
-    assert targets.shape == (4, 1, 24_000)
+    assert (mixture.shape, targets.shape) == ((1, 24_000), (4, 1, 24_000))
+    assert mixture[:, :16_000].any() and not mixture[:, 16_000:].any()
 
 
 # epochs
@@ -430,16 +414,14 @@ def test_an_epoch_has_at_least_one_batch():
 
 
 def test_a_folder_of_songs_without_splits(tmp_path):
-    for i in range(7):
-        write_stems(tmp_path / f"song {i}", drums=1, vocals=0.5)
+    write_songs(tmp_path, *(f"song {i}" for i in range(7)), drums=1, vocals=0.5)
     assert names(tmp_path, "validation") == ["song 0", "song 6"]
     assert names(tmp_path, "train") == [f"song {i}" for i in range(1, 6)]
     with pytest.raises(FileNotFoundError, match="no songs for test"):
         find_tracks(tmp_path, "test")
     (track, *_) = find_tracks(tmp_path, "train")
     assert track.sources == STEMS
-    assert not track.read("bass").any()
-    assert track.read("bass").shape == (2, 800)
+    assert torch.equal(track.read("bass"), torch.zeros(2, 800))
     assert torch.equal(track.read("mixture"), track.read("drums") + track.read("vocals"))
 
 
@@ -467,8 +449,7 @@ def test_a_sample_reads_no_more_than_its_crops(songs, frames_read):
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
 def test_formats_are_read_at_random(tmp_path, suffix, frames_read):
-    for name in "ab":
-        write_stems(tmp_path / name, suffix, 30_000, drums=1, bass=1)
+    write_songs(tmp_path, "a", "b", suffix=suffix, samples=30_000, drums=1, bass=1)
     (track,) = find_tracks(tmp_path, "train")
     whole = track.read("drums")
     frames_read.clear()
@@ -482,20 +463,18 @@ def test_formats_are_read_at_random(tmp_path, suffix, frames_read):
 
 @pytest.mark.parametrize("suffix", [".flac", ".mp3"])
 def test_a_file_that_is_cut_off_later_is_named(tmp_path, suffix):
-    for name in "ab":
-        write_stems(tmp_path / name, suffix, 40_000, drums=1)
+    write_songs(tmp_path, "a", "b", suffix=suffix, samples=40_000, drums=1)
     file = tmp_path / "b" / f"drums{suffix}"
     (track,) = find_tracks(tmp_path, "train")
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
-    with pytest.raises(ValueError, match=rf"^{file}: is (damaged or )?cut off (after|before) .*$") as error:
+    with refused(rf"^{file}: is (damaged or )?cut off (after|before) .*$"):
         track.read("drums", 35_000, 1_000)
-    assert one_line(error)
 
 
 @FFMPEG
 def test_a_stem_is_no_stricter_than_a_song(tmp_path):
-    write_stems(tmp_path / "a", drums=1)
-    write_stems(tmp_path / "b", samples=30_000, drums=1)
+    write_songs(tmp_path, "a", drums=1)
+    write_songs(tmp_path, "b", samples=30_000, drums=1)
     flac, mp3, wav = (tmp_path / "b" / name for name in ("bass.flac", "other.mp3", "drums.wav"))
     with flac.open("wb") as file:
         subprocess.run(["ffmpeg", "-v", "error", "-i", wav, "-f", "flac", "-"], stdout=file, check=True)
@@ -511,8 +490,8 @@ def test_a_stem_is_no_stricter_than_a_song(tmp_path):
 
 
 def test_a_file_that_is_damaged_says_nothing_of_silence(tmp_path):
+    write_songs(tmp_path, *"abc", drums=1)
     for name in "abc":
-        write_stems(tmp_path / name, drums=1)
         soundfile.write(tmp_path / name / "drums.wav", np.full((800, 2), np.nan), RATE, subtype="FLOAT")
     problems = []
     data.check_heard(find_tracks(tmp_path, "train"), ("drums",), 0.0, problems)
@@ -522,16 +501,15 @@ def test_a_file_that_is_damaged_says_nothing_of_silence(tmp_path):
 
 
 def test_a_constant_stem_is_not_silent(tmp_path):
+    write_songs(tmp_path, "a", "b", drums=1)
     for name in "ab":
-        write_stems(tmp_path / name, drums=1)
         soundfile.write(tmp_path / name / "drums.wav", np.full((800, 2), 0.1), RATE, subtype="FLOAT")
     assert mixes(tmp_path, ("drums",), chunk=0.05, drop=0.0)[0][1].all()
 
 
 def test_hidden_files_are_not_there(tmp_path):
     for split in ("Train", "TEST"):
-        for name in "ab":
-            write_stems(tmp_path / split / name, drums=1)
+        write_songs(tmp_path / split, "a", "b", drums=1)
     before = data.fingerprint(tmp_path)
     hidden = ("._drums.wav", ".hidden/drums.wav", "__MACOSX/drums.wav", "Train/._b.stem.mp4", "Train/__MACOSX/x.wav")
     for name in (*hidden, "Train/a/._drums.wav", "Train/.c/drums.wav"):
@@ -547,7 +525,7 @@ def test_hidden_files_are_not_there(tmp_path):
 @pytest.mark.parametrize("name", ["b/bass.wav", "a.stem.mp4"])
 @pytest.mark.parametrize("circle", [True, False])
 def test_a_link_that_leads_nowhere_is_named(tmp_path, name, circle):
-    write_stems(tmp_path / "b", drums=1)
+    write_songs(tmp_path, "b", drums=1)
     (tmp_path / name).symlink_to(tmp_path / (name if circle else "missing.wav"))
     with pytest.raises(ValueError, match=rf"{name}: (no such file|cannot be read \(Too many levels.*\))$"):
         find_tracks(tmp_path, "validation")
@@ -555,7 +533,7 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path, name, circle):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux")
 def test_a_name_that_is_not_utf8_is_told(tmp_path):
-    write_stems(tmp_path / "a", drums=1)
+    write_songs(tmp_path, "a", drums=1)
     os.rename(tmp_path / "a", os.fsencode(tmp_path) + b"/caf\xe9")
     assert len(data.fingerprint(tmp_path)) == 12
     with pytest.raises(ValueError, match=r"caf\\udce9/drums\.wav': its name is not UTF-8: rename it$"):
@@ -564,36 +542,27 @@ def test_a_name_that_is_not_utf8_is_told(tmp_path):
 
 @pytest.mark.parametrize("other", ["drums.flac", "Drums.wav"])
 def test_two_files_for_a_stem_are_named(tmp_path, other):
-    write_stems(tmp_path / "a", drums=1)
+    write_songs(tmp_path, "a", drums=1)
     soundfile.write(tmp_path / "a" / other, noise(800, 2), RATE)
     with pytest.raises(ValueError, match=r"a: which is drums, .* or .*\? Remove one$"):
         find_tracks(tmp_path, "validation")
 
 
 @pytest.mark.parametrize("file", ["stems.yaml", "validation.txt"])
-@pytest.mark.parametrize(
-    ("encode", "message"),
-    [
-        (lambda text: text.encode("utf-8-sig"), None),
-        (lambda text: text.encode("latin-1"), "is not in UTF-8"),
-        (lambda text: text.encode("utf-16"), "is not in UTF-8"),
-    ],
-)
-def test_encodings_of_text(tmp_path, file, encode, message):
-    for name in ("a", "bä"):
-        write_stems(tmp_path / name, kück=1, drums=1)
-    (tmp_path / file).write_bytes(encode({"stems.yaml": "drums: [kück]\n", "validation.txt": "bä\na\n"}[file]))
-    if message is None:
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "utf-16"])
+def test_encodings_of_text(tmp_path, file, encoding):
+    write_songs(tmp_path, "a", "bä", kück=1, drums=1)
+    text = {"stems.yaml": "drums: [kück]\n", "validation.txt": "bä\na\n"}[file]
+    (tmp_path / file).write_bytes(text.encode(encoding))
+    if encoding == "utf-8-sig":
         assert find_tracks(tmp_path, "validation")[0].read("drums").any()
     else:
-        with pytest.raises(ValueError, match=rf"{file}: {message}") as error:
+        with refused(f"{file}: is not in UTF-8"):
             find_tracks(tmp_path, "validation")
-        assert one_line(error)
 
 
 def test_names_in_capitals_are_known(tmp_path):
-    for name in "ab":
-        write_stems(tmp_path / name, Drums=1, BASS=0.5, Mixture=2)
+    write_songs(tmp_path, "a", "b", Drums=1, BASS=0.5, Mixture=2)
     (track,) = find_tracks(tmp_path, "train")
     assert [name for name in (*STEMS, "mixture") if track.read(name).any()] == ["drums", "bass", "mixture"]
     assert not torch.equal(track.read("mixture"), track.read("drums") + track.read("bass"))
@@ -601,16 +570,14 @@ def test_names_in_capitals_are_known(tmp_path):
 
 def test_a_mapping_joins_stems(tmp_path_factory, tmp_path):
     for name, hats in (("a", {"Hats": 1}), ("b", {})):  # linked from elsewhere
-        song = tmp_path_factory.mktemp("elsewhere") / name
-        write_stems(song, kick=1, snare=0.5, lead=0.3, unused=1, **hats)
-        (tmp_path / name).symlink_to(song)
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        write_songs(elsewhere, name, kick=1, snare=0.5, lead=0.3, unused=1, **hats)
+        (tmp_path / name).symlink_to(elsewhere / name)
     (tmp_path / "stems.yaml").write_text("drums: [Kick, snare, hats]\nmelody: [lead]\n")
     (track,) = find_tracks(tmp_path, "train")
     assert track.sources == ("drums", "melody")
-    parts = [
-        torch.from_numpy(soundfile.read(tmp_path / "b" / f"{name}.wav", dtype="float32")[0].T)
-        for name in ("kick", "snare", "lead")
-    ]
+    files = (tmp_path / "b" / f"{name}.wav" for name in ("kick", "snare", "lead"))
+    parts = [torch.from_numpy(soundfile.read(file, dtype="float32")[0].T) for file in files]
     assert torch.equal(track.read("drums"), parts[0] + parts[1])
     torch.testing.assert_close(track.read("mixture"), sum(parts))
     samples = mixes(tmp_path, ("melody",), drop=0.0, chunk=0.05)
@@ -622,13 +589,12 @@ def test_a_mapping_joins_stems(tmp_path_factory, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("drums", "should map each"),
-        ("drums: kick", "should map each"),
-        ("", "should map each"),
+        *(
+            (text, "should map each")
+            for text in ("drums", "drums: kick", "", "drums: [[kick]]", "drums: {kick: [kick]}")
+        ),
         ("{", "is not YAML"),
         ("[" * 30_000, "is not YAML"),
-        ("drums: [[kick]]", "should map each"),
-        ("drums: {kick: [kick]}", "should map each"),
         ("drums: [kick]\nbass: [Kick]", "kick belongs to one source only"),
         ("drums: [kick]\nbass: [snare]\ndrums: [snare]", "names a source twice"),
         ("mixture: [kick]", "mixture is no source"),
@@ -636,22 +602,18 @@ def test_a_mapping_joins_stems(tmp_path_factory, tmp_path):
     ],
 )
 def test_a_mapping_that_is_none(tmp_path, text, message):
-    write_stems(tmp_path / "a", kick=1)
+    write_songs(tmp_path, "a", kick=1)
     (tmp_path / "stems.yaml").write_text(text)
-    with pytest.raises(ValueError, match=message) as error:
+    with refused(message):
         find_tracks(tmp_path, "train")
-    assert one_line(error)
 
 
-def test_a_stem_file_of_musdb18(tmp_path):
+def test_a_stem_file_of_musdb18(empty):
     stempeg = pytest.importorskip("stempeg", reason="stempeg needs the ffmpeg program", exc_type=RuntimeError)
-    for split in ("train", "test"):
-        (tmp_path / split).mkdir()
-    shutil.copy(stempeg.example_stem_path(), tmp_path / "test" / "a song.stem.mp4")
-    (track,) = find_tracks(tmp_path, "test")
+    shutil.copy(stempeg.example_stem_path(), empty / "test" / "a song.stem.mp4")
+    (track,) = find_tracks(empty, "test")
     mixture, stems, rate = data.bundled_song()
-    assert (track.name, track.sample_rate) == ("a song", rate)
-    assert track.length == mixture.shape[1]
+    assert (track.name, track.sample_rate, track.length) == ("a song", rate, mixture.shape[1])
     for source in STEMS:
         for start in (0, 700, 100_000, track.length - 5_000):
             part = track.read(source, start, 5_000)
@@ -698,16 +660,15 @@ def mp4(picture_or_sound, *options):
 def test_a_stem_file_that_cannot_be_used(tmp_path, damage, message):
     import stempeg
 
-    write_stems(tmp_path / "b", drums=1)
+    write_songs(tmp_path, "b", drums=1)
     (tmp_path / "a.stem.mp4").write_bytes(damage(Path(stempeg.example_stem_path()).read_bytes()))
-    with pytest.raises(ValueError, match=rf"a\.stem\.mp4: .*({message})") as error:
+    with refused(rf"a\.stem\.mp4: .*({message})"):
         find_tracks(tmp_path, "validation")
-    assert one_line(error)
 
 
 def test_a_mapping_applies_to_stem_files_too(tmp_path):
     stempeg = pytest.importorskip("stempeg", reason="stempeg needs the ffmpeg program", exc_type=RuntimeError)
-    write_stems(tmp_path / "a", kick=1, vocals=1)
+    write_songs(tmp_path, "a", kick=1, vocals=1)
     shutil.copy(stempeg.example_stem_path(), tmp_path / "b.stem.mp4")
     (tmp_path / "stems.yaml").write_text("drums: [kick, drums]\nbacking: [bass, other]\nvocals: [vocals]\n")
     (track,) = find_tracks(tmp_path, "train")
@@ -721,12 +682,8 @@ def test_all_problems_are_found_before_training(songs):
     rewrite(songs, "bass", lambda i: np.full((16_000, 2), np.nan), [2])
     rewrite(songs, "mixture", lambda i: np.full((16_000, 2), np.inf), [3])
     silence(songs, "vocals", *range(8))
-    lines = (
-        r".*song 2.bass\.wav: .*not finite.*",
-        r".*song 3.mixture\.wav: .*not finite.*",
-        "vocals is silent in all 6 .*",
-    )
-    with pytest.raises(ValueError, match="^" + "\n".join(lines) + "$"):
+    files = r".*song 2.bass\.wav: .*not finite.*\n.*song 3.mixture\.wav: .*not finite.*"
+    with pytest.raises(ValueError, match=f"^{files}\nvocals is silent in all 6 .*$"):
         mixes(songs)
 
 
