@@ -19,6 +19,7 @@ from options import MODEL_OPTIONS
 from bsrnn.train import last_checkpoint
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
 @pytest.fixture
@@ -47,20 +48,17 @@ def left_by(tmp_path, name):
     return (folder / "model" / "model.safetensors").read_bytes(), (folder / "history.csv").read_bytes()
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(command, tmp_path):
-    run(command("one", "--batch_size", 4, "--max_epochs", 2))
-    run(command("two", "--batch_size", 2, "--max_epochs", 2, launcher=[*TORCHRUN, "2"]))
-    one, two = (pd.read_csv(tmp_path / "root" / "runs" / name / "history.csv") for name in ("one", "two"))
-    assert one["step"].tolist() == two["step"].tolist()
-    pd.testing.assert_frame_equal(one, two, rtol=1e-3, atol=1e-3)
-
-
-def test_more_processes_than_validation_songs(command, tmp_path):
-    options = ("--max_epochs", 1, "--epoch_size", 6)
-    run(command("one", "--batch_size", 3, *options))
-    run(command("three", "--batch_size", 1, *options, launcher=[*TORCHRUN, "3"]))
-    one, three = (pd.read_csv(tmp_path / "root" / "runs" / name / "history.csv") for name in ("one", "three"))
-    pd.testing.assert_frame_equal(one, three, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize(
+    ("processes", "batch", "options"),
+    [(2, 4, ("--max_epochs", 2)), (3, 3, ("--max_epochs", 1, "--epoch_size", 6))],
+    ids=["two", "more than validation songs"],
+)
+def test_processes_train_as_one_with_the_whole_batch(command, tmp_path, processes, batch, options):
+    run(command("one", "--batch_size", batch, *options))
+    run(command("all", "--batch_size", batch // processes, *options, launcher=[*TORCHRUN, str(processes)]))
+    one, several = (pd.read_csv(tmp_path / "root" / "runs" / name / "history.csv") for name in ("one", "all"))
+    assert one["step"].tolist() == several["step"].tolist()
+    pd.testing.assert_frame_equal(one, several, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -76,9 +74,8 @@ def test_killed_at_any_step_the_same_command_ends_the_same(command, tmp_path, nu
     options = ("--batch_size", 1, "--max_epochs", 4, "--epoch_size", 60, *options)
     run(command("straight", *options))
     history = tmp_path / "root" / "runs" / "killed" / "history.csv"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where a job in the background is to ignore it
-    process = subprocess.Popen(command("killed", *options), **pipes, preexec_fn=heed)
+    process = subprocess.Popen(command("killed", *options), **PIPES, start_new_session=True, preexec_fn=heed)
     settings = history.with_name("settings.json")
     while not settings.is_file() or (epochs and not history.is_file()):
         time.sleep(0.02)
@@ -107,17 +104,8 @@ def test_two_machines_of_which_one_is_killed_train_as_one(command, tmp_path):
     run(command("one", "--batch_size", 4, *options))
     with socket.create_server(("localhost", 0)) as free:
         endpoint = f"localhost:{free.getsockname()[1]}"
-    launcher = [
-        *TORCHRUN[:2],
-        "--nnodes",
-        "2",
-        "--rdzv_backend",
-        "c10d",
-        "--rdzv_endpoint",
-        endpoint,
-        TORCHRUN[-1],
-        "1",
-    ]
+    meeting = f"--nnodes 2 --rdzv_backend c10d --rdzv_endpoint {endpoint}".split()
+    launcher = [*TORCHRUN[:2], *meeting, TORCHRUN[-1], "1"]
 
     def start():
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -165,23 +153,18 @@ def test_a_full_disk_leaves_the_last_checkpoint(command, tmp_path):
     assert left_by(tmp_path, "run") == left_by(tmp_path, "straight")
 
 
-def test_a_random_seed_is_refused_where_processes_must_agree(command):
-    done = subprocess.run(
-        [sys.executable, "-m", "bsrnn.cli", "--seed", "-1", *command("run")[5:]],
-        text=True,
-        capture_output=True,
-        env=os.environ | {"WORLD_SIZE": "2", "RANK": "0"},
-    )
-    assert done.returncode == 2
-    assert done.stderr == "bsrnn train: several processes need the same --seed: give one\n"
-
-
-def test_variables_of_another_launcher_are_one_line(command):
-    done = subprocess.run(command("run"), text=True, capture_output=True, env=os.environ | {"WORLD_SIZE": "2"})
-    assert done.returncode == 2
-    assert done.stderr == (
-        "bsrnn train: of torchrun's variables RANK is missing: start with torchrun, or unset the others\n"
-    )
+@pytest.mark.parametrize(
+    ("options", "variables", "line"),
+    [
+        (["--seed", "-1"], {"RANK": "0"}, "several processes need the same --seed: give one"),
+        ([], {}, "of torchrun's variables RANK is missing: start with torchrun, or unset the others"),
+    ],
+)
+def test_what_processes_must_agree_on_is_one_line(command, options, variables, line):
+    arguments = [sys.executable, "-m", "bsrnn.cli", *options, *command("run")[3:]]
+    environment = os.environ | {"WORLD_SIZE": "2"} | variables
+    done = subprocess.run(arguments, text=True, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (2, f"bsrnn train: {line}\n")
 
 
 def test_a_scheduler_that_starts_several_trainings_is_not_taken_for_one(command, tmp_path):
@@ -194,12 +177,8 @@ def test_a_scheduler_that_starts_several_trainings_is_not_taken_for_one(command,
 
 
 def test_a_reader_that_is_killed_is_one_line(command, tmp_path):
-    process = subprocess.Popen(
-        command("run", "--data_loader_workers", 1, "--epoch_size", 4000, "--max_epochs", 2),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = command("run", "--data_loader_workers", 1, "--epoch_size", 4000, "--max_epochs", 2)
+    process = subprocess.Popen(arguments, **PIPES)
     readers = []
     while not readers:
         time.sleep(0.1)
