@@ -4,13 +4,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 import torch
+import yaml
 from options import MODEL_OPTIONS
 
 from bsrnn import checkpoint, cli
@@ -120,12 +121,10 @@ def test_info(model, tmp_path, capsys):
     assert capsys.readouterr().err == f"bsrnn info: unknown model 'paper': choose from {', '.join(CONFIGS)}\n"
 
 
-@pytest.mark.parametrize("missing", ["--musdbhq_location", "--name"])
-def test_where_the_data_is_and_a_name_are_required(missing, capsys):
-    given = {"--musdbhq_location": "demo", "--name": "run"}
-    del given[missing]
+@pytest.mark.parametrize(("missing", "given"), [("--musdbhq_location", "--name"), ("--name", "--musdbhq_location")])
+def test_where_the_data_is_and_a_name_are_required(missing, given, capsys):
     with pytest.raises(SystemExit) as stop:
-        bsrnn("train", *next(iter(given.items())))
+        bsrnn("train", given, "demo")
     assert stop.value.code == 2
     assert f"the following arguments are required: {missing}" in capsys.readouterr().err
 
@@ -154,62 +153,40 @@ def test_options_reach_model_and_training(monkeypatch, data, root):
     """
     model, config = trained(monkeypatch, data, *SIZES, *options.split())
     assert model.config == Config(("bass", "drums"), "generic-12-8", RATE, 512, 0.2, 4, 5, 1, 6)
-    assert config == TrainingConfig(
-        batch_size=7,
-        accumulate=2,
-        max_epochs=9,
-        epoch_size=50,
-        lr=0.1,
-        lr_decay=0.9,
-        loss="snr",
-        clip_grad_norm=2,
-        patience=5,
-        ema=0.9,
-        salient=False,
-        segment=4,
-        aligned=0.5,
-        target_songs=True,
-        equal_levels=True,
-        gain_db=3,
-        drop=0.2,
-        peak_division=False,
-        pitch=2,
-        portion=0.5,
-        validation_seconds=8,
-        workers=3,
-    )
-    defaults = TrainingConfig()
-    assert [item.name for item in fields(config) if getattr(config, item.name) == getattr(defaults, item.name)] == [
-        "bf16"
-    ]
+    expected = """
+        {batch_size: 7, accumulate: 2, max_epochs: 9, epoch_size: 50, lr: 0.1, lr_decay: 0.9, loss: snr,
+        clip_grad_norm: 2, patience: 5, ema: 0.9, salient: false, segment: 4, aligned: 0.5, target_songs: true,
+        equal_levels: true, gain_db: 3, drop: 0.2, peak_division: false, pitch: 2, portion: 0.5,
+        validation_seconds: 8, workers: 3}
+    """
+    assert config == TrainingConfig(**yaml.safe_load(expected))
+    assert [name for name, value in asdict(TrainingConfig()).items() if getattr(config, name) == value] == ["bf16"]
 
 
-SMALL = ["--feature_dim", 4, "--num_blstm_layers", 1, "--mlp_dim", 4]
+SMALL = "--feature_dim 4 --num_blstm_layers 1 --mlp_dim 4"
+REDUCED = {"num_blstm_layers": 4, "mlp_dim": 64}
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (SMALL, {"sources": STEMS, "schema": "generic", "sample_rate": 44_100, "n_fft": 2048, "chunk": 3.0}),
-        ([*SMALL, "--generic_bands", "N"], {"schema": "v7"}),
-        ([*SMALL, "--generic_bands", "N", "--schema", "v3"], {"schema": "v3"}),
+        (f"{SMALL} --generic_bands N", {"schema": "v7"}),
+        (f"{SMALL} --generic_bands N --schema v3", {"schema": "v3"}),
         (SMALL, {"feature_dim": 4, "hidden_dim": 8}),
+        ("--reduce_size --part bass", REDUCED | {"feature_dim": 32, "hidden_dim": 32, "sources": ("bass",)}),
         (
-            ["--reduce_size", "--part", "bass"],
-            {"feature_dim": 32, "hidden_dim": 32, "num_blstm_layers": 4, "mlp_dim": 64, "sources": ("bass",)},
+            "--reduce_size --feature_dim 8 --n_fft 512",
+            REDUCED | {"feature_dim": 8, "hidden_dim": 16, "sources": STEMS, "n_fft": 512},
         ),
         (
-            ["--reduce_size", "--feature_dim", 8, "--n_fft", 512],
-            {"feature_dim": 8, "hidden_dim": 16, "num_blstm_layers": 4, "mlp_dim": 64, "sources": STEMS, "n_fft": 512},
-        ),
-        (
-            ["--config", "small", "--schema", "v7", "--chunk_size_in_seconds", 1],
+            "--config small --schema v7 --chunk_size_in_seconds 1",
             {"schema": "v7", "chunk": 1, "feature_dim": 32, "sources": ("vocals", "bass", "drums", "other")},
         ),
     ],
 )
 def test_defaults(monkeypatch, data, root, arguments, expected):
-    model, config = trained(monkeypatch, data, *arguments)
+    model, config = trained(monkeypatch, data, *arguments.split())
     assert {name: getattr(model.config, name) for name in expected} == expected
     assert config == TrainingConfig()
 
@@ -371,46 +348,41 @@ def no_stems(folder):
         (folder / f"{stem}.wav").unlink()
 
 
-def separated(folder):
-    (folder / "t").mkdir(parents=True)
-    write(folder / "t" / "bass.wav", RATE // 2 - 10)
+def no_songs(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
 
 
-def empty_audio(file):
-    soundfile.write(file, np.zeros((0, 2)), RATE)
+def separated(places):
+    (places["tmp"] / "other" / "t").mkdir(parents=True)
+    write(places["tmp"] / "other" / "t" / "bass.wav", RATE // 2 - 10)
+
+
+def constant(file, value, samples=RATE // 2):
+    soundfile.write(file, np.full((samples, 2), float(value)), RATE, subtype="FLOAT")
 
 
 TRAIN = ["train", "--musdbhq_location", "{data}", "--name", "run", *SIZES]
 INFER = ["infer", "--checkpoint_fp", "{model}", "--input", "{data}/test/t/mixture.wav", "--out", "{tmp}/out"]
 EVALUATE = ["evaluate", "--checkpoint_fp", "{model}", "--musdbhq_location", "{data}", "--out", "{tmp}/scores.csv"]
 TRANSFER = [*TRAIN[: -len(SIZES)], "--transfer", "--checkpoint_fp", "{model}"]
+INIT = [*TRAIN[: -len(SIZES)], "--init", "{model}"]
+LARGE = "--feature_dim 8192 --hidden_dim 8192 --num_blstm_layers 100".split()
 BAD_INPUT = {
     "train, missing data": (TRAIN, lambda p: shutil.rmtree(p["data"]), "no such file or folder"),
     "evaluate, missing data": (EVALUATE, lambda p: shutil.rmtree(p["data"]), "no such file or folder"),
     "train, data without train": (TRAIN, lambda p: shutil.rmtree(p["data"] / "train"), "has no train"),
     "train, data without test": (TRAIN, lambda p: shutil.rmtree(p["data"] / "test"), "has no test"),
-    "evaluate, data without both": (
-        EVALUATE,
-        lambda p: (shutil.rmtree(p["data"]), p["data"].mkdir()),
-        "has no train and no test",
-    ),
-    "train, no songs": (
-        TRAIN,
-        lambda p: (shutil.rmtree(p["data"] / "train"), (p["data"] / "train").mkdir()),
-        "no songs for train",
-    ),
+    "evaluate, data without both": (EVALUATE, lambda p: no_songs(p["data"]), "has no train and no test"),
+    "train, no songs": (TRAIN, lambda p: no_songs(p["data"] / "train"), "no songs for train"),
     "train, stems lacking": (TRAIN, lambda p: no_stems(p["data"] / SONG), "has no stems"),
     "train, validation stems lacking": (TRAIN, lambda p: no_stems(p["data"] / "train/a"), "has no stems"),
     "evaluate, stems lacking": (EVALUATE, lambda p: no_stems(p["data"] / "test/t"), "has no stems"),
     "train, stems.yaml is none": (TRAIN, lambda p: (p["data"] / "stems.yaml").write_text("drums"), "should map each"),
-    "train, not a number": (
-        TRAIN,
-        lambda p: soundfile.write(p["data"] / SONG / "bass.wav", np.full((4000, 2), np.nan), RATE, subtype="FLOAT"),
-        "not finite",
-    ),
+    "train, not a number": (TRAIN, lambda p: constant(p["data"] / SONG / "bass.wav", np.nan), "not finite"),
     "train, unreadable": (TRAIN, lambda p: (p["data"] / SONG / "other.wav").write_text("text"), "cannot be read"),
     "evaluate, unreadable": (EVALUATE, lambda p: (p["data"] / "test/t/bass.wav").write_text("text"), "cannot be read"),
-    "train, empty audio": (TRAIN, lambda p: empty_audio(p["data"] / SONG / "bass.wav"), "holds no samples"),
+    "train, empty audio": (TRAIN, lambda p: constant(p["data"] / SONG / "bass.wav", 0, 0), "holds no samples"),
     "infer, unknown source": ([*INFER, "--sources", "guitar"], nothing, "no model estimates 'guitar'"),
     "infer, hop": ([*INFER, "--hop", "0"], nothing, "hop must be above 0"),
     "infer, one source by two models": ([*INFER, "--checkpoint_fp", "{model}"], nothing, "several models estimate"),
@@ -418,7 +390,7 @@ BAD_INPUT = {
     "train, rates differ": (TRAIN, lambda p: write(p["data"] / SONG / "bass.wav", RATE // 2, 2, 100), "sample rate"),
     "train, silent source": (
         [*TRAIN, "--part", "bass"],
-        lambda p: [soundfile.write(p["data"] / f"train/{song}/bass.wav", np.zeros((4000, 2)), RATE) for song in "bc"],
+        lambda p: [constant(p["data"] / f"train/{song}/bass.wav", 0) for song in "bc"],
         "bass is silent in all",
     ),
     "train, unknown schema": ([*TRAIN, "--schema", "v8"], nothing, "unknown band schema"),
@@ -444,11 +416,7 @@ BAD_INPUT = {
     "infer, no song": (["infer", ""], nothing, "'' is no path"),
     "infer, no folder": ([*INFER, "--out", ""], nothing, "'' is no path"),
     "evaluate, no table": ([*EVALUATE, "--out", ""], nothing, "'' is no path"),
-    "train, all of it large": (
-        [*TRAIN, "--feature_dim", "8192", "--hidden_dim", "8192", "--num_blstm_layers", "100"],
-        nothing,
-        "a model has at most 2,000,000,000 parameters",
-    ),
+    "train, all of it large": ([*TRAIN, *LARGE], nothing, "a model has at most 2,000,000,000 parameters"),
     "train, a model beyond all bounds": ([*TRAIN, "--num_blstm_layers", "1000000000"], nothing, "at most 100"),
     "infer, a model beyond all bounds": (INFER, lambda p: edit_config(p["model"], num_blstm_layers=10**9), "at most"),
     "infer, sources without names": (INFER, lambda p: edit_config(p["model"], sources=[None]), "different names"),
@@ -471,11 +439,7 @@ BAD_INPUT = {
     "transfer, a model by name": ([*TRANSFER, "--config", "small"], nothing, "--config and --transfer exclude"),
     "transfer, a size": ([*TRANSFER, "--sample_rate", "22050"], nothing, "--transfer and --sample_rate exclude"),
     "transfer, from nothing": ([*TRAIN, "--transfer"], nothing, "--transfer and --checkpoint_fp go together"),
-    "init, another source": (
-        [*TRAIN[: -len(SIZES)], "--init", "{model}", "--part", "guitar"],
-        nothing,
-        "only: take --transfer for others",
-    ),
+    "init, another source": ([*INIT, "--part", "guitar"], nothing, "only: take --transfer for others"),
     "train, from a model": ([*TRAIN, "--checkpoint_fp", "{model}"], nothing, "--transfer and --checkpoint_fp"),
     "train, name taken": (TRAIN, lambda p: occupy(p["root"] / "runs" / "run"), "is not a run: choose another name"),
     "evaluate, out is a folder": (EVALUATE, lambda p: (p["tmp"] / "scores.csv").mkdir(), "scores.csv is a folder"),
@@ -484,11 +448,7 @@ BAD_INPUT = {
     "evaluate, n_fft": ([*EVALUATE, "--n_fft", "6"], nothing, "n_fft must be a multiple of 4"),
     "evaluate, one model twice": ([*EVALUATE, "--checkpoint_fp", "{model}"], nothing, "two runs would have the name"),
     "evaluate, no estimates": ([*EVALUATE, "--estimates", "{data}/train"], nothing, "holds no estimates"),
-    "evaluate, estimates of another length": (
-        [*EVALUATE, "--estimates", "{tmp}/other"],
-        lambda p: separated(p["tmp"] / "other"),
-        "is 10 samples shorter than",
-    ),
+    "evaluate, short estimates": ([*EVALUATE, "--estimates", "{tmp}/other"], separated, "is 10 samples shorter than"),
     "train, no such device": (["--device", "cuda:99", *TRAIN], nothing, "not available here"),
     "infer, no such device": (["--device", "gpu", *INFER], nothing, "not available here"),
     "evaluate, no such device": (["--device", "cuda:99", *EVALUATE], nothing, "not available here"),
