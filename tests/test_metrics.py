@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from bsrnn.data import bundled_song
-from bsrnn.metrics import (
-    csdr,
-    csdr_frames,
-    median,
-    si_sdr,
-    usdr,
-)
+from bsrnn.metrics import csdr, csdr_frames, median, si_sdr, usdr
 
 
 def noise(*shape, seed=0):
