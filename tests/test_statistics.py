@@ -59,13 +59,8 @@ def test_summary_is_the_mean_over_tracks_then_over_runs():
     assert row["uSDR"] == pytest.approx(((1 + 3 + 4) / 3 + (5 + 8) / 2) / 2)
     assert row["cSDR"] == pytest.approx(row["uSDR"] + 1)
     assert (row["runs"], row["tracks"], row["run"]) == (2, 3, "{a,b}")
-    assert [row[name] for name in ("split", "experiment", "learned", "source", "schema")] == [
-        "test",
-        "base",
-        "bass",
-        "bass",
-        "v7",
-    ]
+    kind = {"split": "test", "experiment": "base", "learned": "bass", "source": "bass", "schema": "v7"}
+    assert {name: row[name] for name in kind} == kind
 
 
 @pytest.mark.parametrize(
@@ -122,10 +117,8 @@ def test_gain_is_over_the_better_trivial_estimate():
 def test_paired_differences():
     scores = pd.concat(
         [
-            table(
-                [("g0", "x", 1.0), ("g0", "y", 6.0), ("g1", "x", 3.0), ("g1", "y", 8.0), ("g0", "z", 9.0)],
-                schema="generic",
-            ),
+            table([("g0", "x", 1.0), ("g0", "y", 6.0), ("g0", "z", 9.0)], **GENERIC),
+            table([("g1", "x", 3.0), ("g1", "y", 8.0)], **GENERIC),
             table([("v0", "x", 1.5), ("v0", "y", 2.0), ("v0", "z", np.nan)]),
             table([("w0", "x", -50.0)], schema="v1"),  # takes no part
         ]
@@ -271,20 +264,12 @@ def test_a_study_without_pairs_has_no_answers(study):
 
 def cells(differences, runs=3, source="bass"):
     """Rows of two schemas that differ by so much on tracks 0, 1, ... in every run."""
-    return pd.concat(
-        [
-            table(
-                [
-                    (f"{schema}{run}", str(i), sign * value / 2)
-                    for i, value in enumerate(differences)
-                    for run in range(runs)
-                ],
-                schema=schema,
-                source=source,
-            )
-            for schema, sign in (("generic", 1), ("v7", -1))
-        ]
-    )
+    scores = []
+    for schema, sign in (("generic", 1), ("v7", -1)):
+        for run in range(runs):
+            rows = [(f"{schema}{run}", str(i), sign * value / 2) for i, value in enumerate(differences)]
+            scores.append(table(rows, schema=schema, source=source))
+    return pd.concat(scores)
 
 
 def test_a_difference_is_told_where_it_has_support_only():
@@ -317,12 +302,7 @@ def test_nothing_differs():
 # the luck of a run and what a song has of its own for each side, in dB: of the open study in the last two
 @pytest.mark.parametrize(
     ("runs", "songs", "luck", "own", "least"),
-    [
-        (3, 30, 0.5, 0.3, 0.8),
-        (10, 30, 0.5, 0.3, 0.88),
-        (3, 15, 0.12, 0.5, 0.9),
-        (2, 15, 0.12, 0.5, 0.86),
-    ],
+    [(3, 30, 0.5, 0.3, 0.8), (10, 30, 0.5, 0.3, 0.88), (3, 15, 0.12, 0.5, 0.9), (2, 15, 0.12, 0.5, 0.86)],
 )
 def test_intervals_hold_the_mean_as_often_as_they_say(runs, songs, luck, own, least):
     draw, held = np.random.default_rng(1), 0
