@@ -40,12 +40,8 @@ def row_of(source):
     """The row of a profile's tables that holds all cells in a comment, such as "open-1: base-v7-bass-{0,1,2}, bass"."""
     profile, _, cells = source.partition(": ")
     wanted = set(re.split(r", (?![^{]*})", cells))
-    found = [
-        row
-        for table in ("comparisons.csv", "summary.csv")
-        for row in rows(profile, table)
-        if wanted <= set(row.values())
-    ]
+    both = rows(profile, "comparisons.csv") + rows(profile, "summary.csv")
+    found = [row for row in both if wanted <= set(row.values())]
     # one row may answer two topics, with a correction for each
     assert len({row.get("difference", row.get("uSDR")) for row in found}) == 1, f"{source}: {len(found)} rows"
     return found[0]
@@ -102,9 +98,8 @@ def test_numbers_are_those_of_the_results(path):
         if source != ELSEWHERE:
             row = row_of(source)
             values = [row.get("difference", row.get("uSDR")), row.get("low"), row.get("high")]
-            assert [value.replace("−", "-") for value in quoted if value] == [
-                f"{float(value):.2f}" for value in values if value
-            ]
+            told = [value.replace("−", "-") for value in quoted if value]
+            assert told == [f"{float(value):.2f}" for value in values if value]
 
 
 @profiles
@@ -116,11 +111,8 @@ def test_every_number_names_its_runs(profile):
         assert len(runs) == int(row["runs"])
         for run in runs:
             record = json.loads((ROOT / "results" / profile / "runs" / f"{run}.json").read_text())
-            assert [record["run"], record["experiment"], record["model"]["schema"]] == [
-                run,
-                row["experiment"],
-                row["schema"],
-            ]
+            known = (record["run"], record["experiment"], record["model"]["schema"])
+            assert known == (run, row["experiment"], row["schema"])
             assert row["source"] in record["model"]["sources"]
         if len(runs) == 1:
             meant = {"split": row["split"], "metric": "uSDR", "source": row["source"]}.items()
