@@ -57,7 +57,6 @@ def varied(tmp_path):
     """Stereo of 2.5 s, mono of 0.5 s without bass, mono of 100 samples, all at 8 kHz, mixtures summed from stems."""
     draw = np.random.default_rng(0)
     for name, shape in (("long", (20_000, 2)), ("mono", (4_000, 1)), ("short", (100, 1))):
-        (tmp_path / "varied" / "test" / name).mkdir(parents=True)
         for stem in STEMS:
             if (name, stem) != ("mono", "bass"):
                 write(tmp_path / "varied" / "test" / name / f"{stem}.wav", draw.normal(0, 0.1, shape))
@@ -68,10 +67,6 @@ def varied(tmp_path):
 def write(file, samples, rate=8_000):
     file.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(file, samples, rate, subtype="FLOAT")
-
-
-def silence_stem(songs, number, stem):
-    write(songs / "test" / f"song {number}" / f"{stem}.wav", np.zeros((16_000, 2)))
 
 
 def values(scores):
@@ -124,7 +119,7 @@ def test_silence_scores_zero_and_the_mixture_as_defined(tracks):
 def test_a_silent_stem_scores_nan_and_is_nothing_to_the_others(identity, songs):
     one, both = (identity(sources, sample_rate=8_000) for sources in (("drums",), ("bass", "drums")))
     before = values(score_model(one, find_tracks(songs, "test"), split="test"))
-    silence_stem(songs, 0, "bass")
+    write(songs / "test" / "song 0" / "bass.wav", np.zeros((16_000, 2)))
     scores = score_model(both, find_tracks(songs, "test"), split="test")
     found = values(scores)
     assert found["bass", "song 0"].isna().all() and len(found["bass", "song 0"]) == 3
@@ -417,9 +412,8 @@ def test_a_file_of_unknown_origin_is_kept(tracks, tmp_path, spoil):
 
 def test_audio_is_kept_on_request_and_scores_the_same_from_its_files(identity, varied, tmp_path):
     checkpoint.save(identity(STEMS, sample_rate=8_000), tmp_path / "net")
-    table = score(
-        find_estimators([tmp_path / "net"], [], varied), varied, split="test", audio_folder=tmp_path / "audio"
-    )
+    runs = find_estimators([tmp_path / "net"], [], varied)
+    table = score(runs, varied, split="test", audio_folder=tmp_path / "audio")
     assert [path.name for path in (tmp_path / "audio").iterdir()] == ["net"]
     for track in varied:
         info = soundfile.info(tmp_path / "audio" / "net" / track.name / "drums.wav")
@@ -461,9 +455,8 @@ def test_bsseval_is_musevals(varied, tmp_path):
     import museval
 
     pair = ("drums", "bass")
-    run = replace(
-        counted("a", lambda track, song: torch.stack([song[s] + 0.3 * song["mixture"] for s in pair]))[0], sources=pair
-    )
+    run, _ = counted("a", lambda track, song: torch.stack([song[s] + 0.3 * song["mixture"] for s in pair]))
+    run = replace(run, sources=pair)
     silence = evaluate.baselines(pair, 8_000, 512)[1]
     out = tmp_path / "scores.csv"
     score([run], varied, split="test", out=out)
@@ -505,11 +498,10 @@ def estimates(songs):
     """Half the mixture as estimates of drums and bass of both test songs."""
     folder = songs.parent / "another"
     for track in find_tracks(songs, "test"):
-        for source, suffix in (("drums", ".wav"), ("bass", ".FLAC")):
-            file = folder / track.name / f"{source}{suffix}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            kind = {".wav": "FLOAT", ".FLAC": "PCM_24"}[suffix]
-            soundfile.write(file, track.read("mixture").T.numpy() / 2, 8_000, subtype=kind)
+        (folder / track.name).mkdir(parents=True)
+        for name, kind in (("drums.wav", "FLOAT"), ("bass.FLAC", "PCM_24")):
+            samples = track.read("mixture").T.numpy() / 2
+            soundfile.write(folder / track.name / name, samples, 8_000, subtype=kind)
     return folder
 
 
@@ -544,21 +536,17 @@ def test_all_problems_of_estimates_are_named_at_once(estimates, songs, tracks):
 
 
 @pytest.mark.parametrize(
-    ("samples", "rate", "message"),
+    ("shape", "rate", "message"),
     [
-        (
-            np.zeros((16_001, 2)),
-            8_000,
-            "is 1 sample longer than its song: see that both start together, then cut its end",
-        ),
-        (np.zeros((16_000, 1)), 8_000, "has 1 channels, its song 2: convert it"),
-        (np.zeros((16_000, 2)), 7_000, "has a sample rate of 7000 Hz, not 8000 as its song: resample it"),
+        ((16_001, 2), 8_000, "is 1 sample longer than its song: see that both start together, then cut its end"),
+        ((16_000, 1), 8_000, "has 1 channels, its song 2: convert it"),
+        ((16_000, 2), 7_000, "has a sample rate of 7000 Hz, not 8000 as its song: resample it"),
         (None, 0, "cannot be read as audio"),
     ],
 )
-def test_estimates_that_do_not_fit(estimates, tracks, samples, rate, message):
+def test_estimates_that_do_not_fit(estimates, tracks, shape, rate, message):
     file = estimates / "song 1" / "drums.wav"
-    file.write_text("text") if samples is None else write(file, samples, rate)
+    file.write_text("text") if shape is None else write(file, np.zeros(shape), rate)
     with pytest.raises(ValueError) as error:
         of_folder(estimates, tracks)
     assert f"{file}: {message}" in str(error.value) and "\n" not in str(error.value)
@@ -576,15 +564,11 @@ def test_estimates_that_changed_are_not_taken_for_scored(estimates, tracks, tmp_
     file = estimates / "song 0" / "drums.wav"
     state = file.stat()
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
-    assert of_folder(estimates, tracks).settings != one.settings
+    other = of_folder(estimates, tracks)
+    assert other.settings != one.settings
     score([one], tracks, split="test", out=tmp_path / "scores.csv")
     with pytest.raises(ValueError, match=r"with other settings .files"):
-        score(
-            [replace(one, settings=of_folder(estimates, tracks).settings)],
-            tracks,
-            split="test",
-            out=tmp_path / "scores.csv",
-        )
+        score([other], tracks, split="test", out=tmp_path / "scores.csv")
 
 
 def test_means_are_a_table(tracks):
