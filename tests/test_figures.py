@@ -198,13 +198,8 @@ def test_comparison_has_a_row_per_cell_and_a_mean_per_schema(scores):
 def test_comparison_draws_every_track_and_no_number_lies_on_a_mark(scores):
     figure = comparison(scores)
     drums, drums_differ, bass, _ = figure.axes
-    points = [
-        x
-        for ax in (drums, bass)
-        for dots in ax.collections
-        if isinstance(dots, PathCollection)
-        for x in dots.get_offsets()[:, 0]
-    ]
+    dots = [each for ax in (drums, bass) for each in ax.collections if isinstance(each, PathCollection)]
+    points = [x for each in dots for x in each.get_offsets()[:, 0]]
     assert sorted(points) == sorted(scores.loc[scores["experiment"] != "baseline", "value"])
     songs = [line.get_xdata() for line in drums_differ.lines if line.get_marker() == "|" and line.get_alpha()]
     assert [values.tolist() for values in songs] == [[1, 2, 0.5], [0, 0.5, 0.5]]
@@ -260,16 +255,16 @@ def test_comparison_refuses_mixed_splits_and_tables_without_runs(scores):
 
 
 @pytest.mark.parametrize(
-    ("learned", "name"),
+    ("experiment", "learned", "name"),
     [
-        (("base", "drums"), "base"),
-        (("transfer", "drums+bass"), "transfer from d+b"),
-        (("longer_transfer", "drums"), "longer transfer from drums"),
-        (("longer", "drums+bass"), "longer d+b"),
+        ("base", "drums", "base"),
+        ("transfer", "drums+bass", "transfer from d+b"),
+        ("longer_transfer", "drums", "longer transfer from drums"),
+        ("longer", "drums+bass", "longer d+b"),
     ],
 )
-def test_ways_of_training_have_names(learned, name):
-    assert figures.way(*learned) == name
+def test_ways_of_training_have_names(experiment, learned, name):
+    assert figures.way(experiment, learned) == name
 
 
 def run(schema, seed, usdr, experiment="base", learned="drums", source="drums"):
@@ -277,6 +272,12 @@ def run(schema, seed, usdr, experiment="base", learned="drums", source="drums"):
     history = [{"epoch": epoch, "validation_usdr": value} for epoch, value in enumerate(usdr)]
     row = {"run": f"{experiment}-{schema}-{seed}", "experiment": experiment, "learned": learned, "source": source}
     return {**row, "schema": schema, "seed": seed, "history": history}
+
+
+def marked(ax):
+    """colour -> points of its line with markers."""
+    lines = (line for line in ax.lines if line.get_marker() in ("o", "s") and len(line.get_xdata()))
+    return {hue(line.get_color()): line.get_xydata().tolist() for line in lines}
 
 
 def test_learning_curves_have_the_mean_over_seeds_and_their_range():
@@ -290,12 +291,7 @@ def test_learning_curves_have_the_mean_over_seeds_and_their_range():
     )
     base, transfer = drawn(figures.learning_curves(runs)).axes
     assert [ax.get_title() for ax in (base, transfer)] == ["base\ndrums", "transfer from drums\nbass+other"]
-    lines = {
-        hue(line.get_color()): line.get_xydata().tolist()
-        for line in base.lines
-        if line.get_marker() in ("o", "s") and len(line.get_xdata())
-    }
-    assert lines == {"blue": [[1, 2], [2, 2.5], [3, 5]], "red": [[1, 0], [2, 1]]}  # as far as both went
+    assert marked(base) == {"blue": [[1, 2], [2, 2.5], [3, 5]], "red": [[1, 0], [2, 1]]}  # as far as both went
     (band,) = (band for band in base.collections if hue(band.get_facecolor()[0][:3]) == "blue")
     corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
     assert corners >= {(1, 1), (2, 2), (3, 3), (1, 3), (2, 3), (3, 7)}
@@ -342,13 +338,7 @@ def test_usdr_per_band_draws_means_within_bands():
     table = pd.DataFrame(rows, columns=["run", "schema", "source", "track", "high", "value"])
     drums, bass = drawn(figures.usdr_per_band(table)).axes
     assert [ax.get_title() for ax in (drums, bass)] == ["drums", "bass"]
-    lines = {
-        hue(line.get_color()): line.get_xydata()
-        for line in bass.lines
-        if line.get_marker() in ("o", "s") and len(line.get_xdata())
-    }
-    assert lines["red"][:, 1].tolist() == [2, 4] and lines["blue"][:, 1].tolist() == [7, 9]
-    assert lines["red"][:, 0].tolist() == [100, 1000]
+    assert marked(bass) == {"red": [[100, 2], [1000, 4]], "blue": [[100, 7], [1000, 9]]}
     heights = {height for band in bass.collections for height in band.get_paths()[0].vertices[:, 1]}
     assert heights >= {1, 3, 5, 6, 8, 10}  # of two tracks, an interval is from one to the other
     assert bass.get_xlim() == (20, 8000)
