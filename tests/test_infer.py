@@ -60,13 +60,21 @@ def cut_off(file):
     file.write_bytes(content[: len(content) * 2 // 3])
 
 
-def edit(samples, place, value):
+def not_finite(file, place, value):
+    samples = noise()
     samples[place] = value
-    return samples
+    soundfile.write(file, samples, RATE, subtype="FLOAT")
 
 
-def ffmpeg(source, target, *options):
-    subprocess.run(["ffmpeg", "-v", "error", "-i", source, *options, target], check=True)
+def ffmpeg(*arguments):
+    subprocess.run(["ffmpeg", "-v", "error", *arguments], check=True)
+
+
+def refused(result, message):
+    """The command ended with an error that one line tells."""
+    code, _, err = result
+    assert code == cli.EXIT_USER_ERROR
+    assert len(err) == 1 and message in err[0]
 
 
 # what cannot be separated: how the file is made, and what is said of it
@@ -80,13 +88,10 @@ BAD = {
     "cut off.flac": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "cut off"),
     "cut off.mp3": (lambda file: (soundfile.write(file, noise(9 * RATE), RATE), cut_off(file)), "cut off"),
     "nan.wav": (
-        lambda file: soundfile.write(file, edit(noise(), 4_000, np.nan), RATE, subtype="FLOAT"),
+        lambda file: not_finite(file, 4_000, np.nan),
         "holds samples that are not finite, the first at 0.500 s",
     ),
-    "inf.wav": (
-        lambda file: soundfile.write(file, edit(noise(), 80_00 - 1, -np.inf), RATE, subtype="FLOAT"),
-        "holds samples that are not finite, the first at 1.000 s",
-    ),
+    "inf.wav": (lambda file: not_finite(file, -1, -np.inf), "holds samples that are not finite, the first at 1.000 s"),
     "missing.wav": (lambda file: None, "no such file"),
     "cut off.aiff": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
     "cut off.au": (lambda file: (soundfile.write(file, noise(), RATE), cut_off(file)), "is cut off"),
@@ -110,17 +115,13 @@ def test_bad_songs_are_one_line_and_leave_nothing(infer, tmp_path, name):
 @FFMPEG
 def test_damage_that_ffmpeg_finds(infer, tmp_path):
     soundfile.write(tmp_path / "long.wav", noise(60 * RATE), RATE)
-    ffmpeg(tmp_path / "long.wav", tmp_path / "scratched.m4a")
+    ffmpeg("-i", tmp_path / "long.wav", tmp_path / "scratched.m4a")
     content = bytearray((tmp_path / "scratched.m4a").read_bytes())
     content[len(content) // 2 : len(content) // 2 + 3_000] = bytes(range(250)) * 12
     (tmp_path / "scratched.m4a").write_bytes(content)
-    subprocess.run(
-        ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=c=red:s=16x16:d=1", tmp_path / "picture.mp4"], check=True
-    )
-    for name, message in (("picture.mp4", "no audio"), ("scratched.m4a", "is damaged or cut off after ")):
-        code, _, err = infer(tmp_path / name)
-        assert code == cli.EXIT_USER_ERROR
-        assert len(err) == 1 and message in err[0]
+    ffmpeg("-f", "lavfi", "-i", "color=c=red:s=16x16:d=1", tmp_path / "picture.mp4")
+    refused(infer(tmp_path / "picture.mp4"), "no audio")
+    refused(infer(tmp_path / "scratched.m4a"), "is damaged or cut off after ")
     assert not (tmp_path / "out").exists()
 
 
@@ -148,9 +149,10 @@ def test_good_songs(infer, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     samples, rate = GOOD[name]
     soundfile.write(name, samples, rate, subtype="FLOAT" if "hardly" in name else None)
-    length = soundfile.info(name).frames
+    length, handler = soundfile.info(name).frames, signal.getsignal(signal.SIGTERM)
     code, out, err = infer(f"./{name}" if name.startswith("-") else name)
     assert (code, err) == (0, [])
+    assert signal.getsignal(signal.SIGTERM) is handler  # signals mean what they meant
     folder = tmp_path / "out" / Path(name).stem
     assert out == [str(folder / "bass.wav"), str(folder / "vocals.wav")]
     for file in out:
@@ -167,7 +169,7 @@ def test_good_songs(infer, tmp_path, monkeypatch, name):
 def test_what_ffmpeg_reads(infer, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     soundfile.write("song.wav", tone(48_000), 48_000)
-    ffmpeg("song.wav", f"file:{tmp_path / name}")
+    ffmpeg("-i", "song.wav", f"file:{tmp_path / name}")
     code, out, err = infer(f"./{name}")
     assert (code, err) == (0, [])
     info = soundfile.info(out[0])
@@ -188,11 +190,8 @@ def test_a_bad_song_does_not_stop_the_others(infer, tmp_path):
     assert code == cli.EXIT_USER_ERROR
     assert written(tmp_path / "out") == ["b/bass.wav", "b/vocals.wav", "deep/c/bass.wav", "deep/c/vocals.wav"]
     assert len(out) == 4
-    assert [line.removeprefix("bsrnn infer: ").split(": ")[0] for line in err] == [
-        str(tmp_path / "songs" / "a.wav"),
-        str(tmp_path / "songs" / "circle.wav"),
-        str(tmp_path / "songs" / "nowhere.wav"),
-    ]
+    told = [line.removeprefix("bsrnn infer: ").split(": ")[0] for line in err]
+    assert told == [str(tmp_path / "songs" / f"{name}.wav") for name in ("a", "circle", "nowhere")]
 
 
 def test_songs_that_are_there_are_skipped(infer, tmp_path):
@@ -221,8 +220,7 @@ def test_sources_residual_and_format(infer, tmp_path):
 def test_residual_of_a_video_that_starts_before_its_sound(infer, tmp_path):
     soundfile.write(tmp_path / "a.wav", noise(90_000), RATE)
     picture = ["-f", "lavfi", "-i", "color=c=red:s=16x16:d=13:r=10", "-map", "0", "-map", "1"]
-    command = ["ffmpeg", "-v", "error", "-itsoffset", "1", "-i", tmp_path / "a.wav", *picture, tmp_path / "late.mp4"]
-    subprocess.run(command, check=True)
+    ffmpeg("-itsoffset", "1", "-i", tmp_path / "a.wav", *picture, tmp_path / "late.mp4")
     code, out, err = infer(tmp_path / "late.mp4", arguments=["--residual"])
     assert (code, err) == (0, [])
     song, _ = audio.read(tmp_path / "late.mp4")
@@ -265,19 +263,11 @@ def test_a_peak_over_full_scale_is_named(infer, identity, model, tmp_path):
     assert infer(tmp_path / "a.wav")[2] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "samples", "rate", "form"),
-    [
-        ("fast.wav", noise(), 192_000, "mp3"),
-        ("many.wav", noise(channels=8), RATE, "mp3"),
-        ("more.wav", noise(channels=9), RATE, "flac"),
-    ],
-)
-def test_formats_that_do_not_hold_the_song(infer, tmp_path, name, samples, rate, form):
-    soundfile.write(tmp_path / name, samples, rate)
-    code, _, err = infer(tmp_path / name, arguments=["--format", form])
-    assert code == cli.EXIT_USER_ERROR
-    assert len(err) == 1 and f"{form} does not hold {samples.shape[1]} channels at {rate} Hz" in err[0]
+@pytest.mark.parametrize(("channels", "rate", "form"), [(2, 192_000, "mp3"), (8, RATE, "mp3"), (9, RATE, "flac")])
+def test_formats_that_do_not_hold_the_song(infer, tmp_path, channels, rate, form):
+    soundfile.write(tmp_path / "a.wav", noise(channels=channels), rate)
+    result = infer(tmp_path / "a.wav", arguments=["--format", form])
+    refused(result, f"{form} does not hold {channels} channels at {rate} Hz")
     assert not (tmp_path / "out").exists()
 
 
@@ -288,17 +278,8 @@ def test_stems_are_not_written_over_songs(infer, tmp_path, names):
     for song in songs:
         soundfile.write(song, tone(), RATE)
     before = songs[-1].read_bytes()
-    code, _, err = infer(*songs)
-    assert code == cli.EXIT_USER_ERROR
-    assert len(err) == 1 and "would take the place of a song" in err[0]
+    refused(infer(*songs), "would take the place of a song")
     assert songs[-1].read_bytes() == before and len(written(tmp_path / "out")) == 1
-
-
-def test_signals_mean_what_they_meant_afterwards(infer, tmp_path):
-    soundfile.write(tmp_path / "a.wav", tone(), RATE)
-    before = signal.getsignal(signal.SIGTERM)
-    infer(tmp_path / "a.wav")
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_folder_in_a_stems_place(infer, tmp_path):
@@ -306,9 +287,7 @@ def test_a_folder_in_a_stems_place(infer, tmp_path):
     (tmp_path / "out" / "a" / "bass.wav").write_text("mine")
     for name in "ab":
         soundfile.write(tmp_path / f"{name}.wav", tone(), RATE)
-    code, _, err = infer(tmp_path / "a.wav", tmp_path / "b.wav")
-    assert code == cli.EXIT_USER_ERROR
-    assert len(err) == 1 and "vocals.wav: is a folder, and in the way of a file" in err[0]
+    refused(infer(tmp_path / "a.wav", tmp_path / "b.wav"), "vocals.wav: is a folder, and in the way of a file")
     assert (tmp_path / "out" / "a" / "bass.wav").read_text() == "mine"
     assert written(tmp_path / "out") == ["a/bass.wav", "b/bass.wav", "b/vocals.wav"]
 
@@ -318,18 +297,14 @@ def test_a_broken_model_leaves_nothing(infer, tiny, model, tmp_path):
     broken.heads.vocals.mask_bias.data[:] = np.nan
     checkpoint.save(broken, model)
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
-    code, _, err = infer(tmp_path / "a.wav")
-    assert code == cli.EXIT_USER_ERROR
-    assert len(err) == 1 and "is broken: 'heads.vocals.mask_bias' holds numbers that are not finite" in err[0]
+    refused(infer(tmp_path / "a.wav"), "is broken: 'heads.vocals.mask_bias' holds numbers that are not finite")
     assert not (tmp_path / "out").exists()
 
 
 def test_out_that_is_a_file(infer, tmp_path):
     (tmp_path / "out").write_text("mine")
     soundfile.write(tmp_path / "a.wav", tone(), RATE)
-    code, _, err = infer(tmp_path / "a.wav")
-    assert code == cli.EXIT_USER_ERROR
-    assert len(err) == 1 and "is a file, or lies in one, and no folder" in err[0]
+    refused(infer(tmp_path / "a.wav"), "is a file, or lies in one, and no folder")
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -348,55 +323,29 @@ def unprivileged():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
 @pytest.mark.parametrize(
-    ("mode", "named", "reason"),
+    ("given", "spoiled", "mode", "message", "separated"),
     [
-        (0o000, "locked", "without audio files that can be read"),
-        (0o444, "locked/b.wav", "cannot be read (Permission"),
+        ("songs", "songs/locked", 0o000, "songs/locked: is a folder, without audio files that can be read", "az"),
+        ("songs", "songs/locked", 0o444, "songs/locked/b.wav: cannot be read (Permission denied)", "az"),
+        ("songs/a.wav", "songs/a.wav", 0o000, "songs/a.wav: cannot be read (Permission denied)", ""),
+        ("songs/a.wav", "out", 0o555, "out/a: cannot be written to (Permission denied)", ""),
     ],
 )
-def test_folders_that_may_not_be_entered(tiny, capsys, mode, named, reason):
-    with tempfile.TemporaryDirectory() as name:
+def test_permissions(tiny, capsys, given, spoiled, mode, message, separated):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own lets only its owner in
         folder = Path(name)
-        folder.chmod(0o755)
         checkpoint.save(tiny(("bass",), sample_rate=RATE), folder / "model")
         for place in ("songs/locked", "out"):
             (folder / place).mkdir(parents=True)
         for song in ("songs/a.wav", "songs/locked/b.wav", "songs/z.wav"):
             soundfile.write(folder / song, tone(), RATE)
-        (folder / "out").chmod(0o777)
-        (folder / "songs/locked").chmod(mode)
-        with unprivileged():
-            code = cli.main(f"infer {folder}/songs --checkpoint_fp {folder}/model --out {folder}/out".split())
-        (folder / "songs/locked").chmod(0o755)
-        err = capsys.readouterr().err.splitlines()
-        assert code == cli.EXIT_USER_ERROR
-        assert written(folder / "out") == ["a/bass.wav", "z/bass.wav"]
-        assert len(err) == 1 and f"{folder}/songs/{named}: " in err[0] and reason in err[0]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions are those of POSIX")
-@pytest.mark.parametrize(
-    ("spoiled", "mode", "message"),
-    [
-        ("song.wav", 0o000, "song.wav: cannot be read (Permission denied)"),
-        ("out", 0o555, "out/song: cannot be written to (Permission denied)"),
-    ],
-)
-def test_permissions(tiny, capsys, spoiled, mode, message):
-    with tempfile.TemporaryDirectory() as name:  # pytest's own lets only its owner in
-        folder = Path(name)
-        checkpoint.save(tiny(("bass",), sample_rate=RATE), folder / "model")
-        soundfile.write(folder / "song.wav", tone(), RATE)
-        (folder / "out").mkdir()
         for path, bits in ((folder, 0o755), (folder / "out", 0o777), (folder / spoiled, mode)):
             path.chmod(bits)
         with unprivileged():
-            code = cli.main(f"infer {folder}/song.wav --checkpoint_fp {folder}/model --out {folder}/out".split())
-        err = capsys.readouterr().err.splitlines()
-        assert code == cli.EXIT_USER_ERROR
-        assert len(err) == 1 and message in err[0]
-        assert written(folder / "out") == []
-        (folder / "out").chmod(0o777)
+            code = cli.main(f"infer {folder}/{given} --checkpoint_fp {folder}/model --out {folder}/out".split())
+        (folder / spoiled).chmod(0o755)
+        refused((code, [], capsys.readouterr().err.splitlines()), f"{folder}/{message}")
+        assert written(folder / "out") == [f"{song}/bass.wav" for song in separated]
 
 
 # interrupted, or out of space
@@ -413,15 +362,8 @@ sys.exit(main(sys.argv[2:]))
 @pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
 @pytest.mark.parametrize(
     ("form", "room"),
-    [
-        ("wav", 60),  # less than a header; a semaphore of the threads takes 32
-        ("wav", 100_000),
-        ("wav16", 60),
-        ("wav24", 100_000),
-        ("flac", 100_000),
-        ("ogg", 100_000),
-        ("mp3", 100_000),
-    ],
+    # 60 bytes are less than a header; a semaphore of the threads takes 32
+    [("wav", 60), ("wav16", 60), *((form, 100_000) for form in ("wav", "wav24", "flac", "ogg", "mp3"))],
 )
 def test_a_full_disk(model, tmp_path, form, room):
     soundfile.write(tmp_path / "a.wav", noise(40_000), RATE)
