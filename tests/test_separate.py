@@ -12,17 +12,7 @@ from bsrnn import audio, checkpoint, demo
 from bsrnn import separate as module
 from bsrnn.data import find_tracks
 from bsrnn.metrics import usdr
-from bsrnn.separate import (
-    LONGEST,
-    OVERLAP,
-    Separator,
-    _long_chunks,
-    estimate,
-    find_songs,
-    overlap_add,
-    separate,
-    separated,
-)
+from bsrnn.separate import LONGEST, OVERLAP, Separator, _long_chunks, estimate, find_songs, overlap_add, separate
 from bsrnn.spectral import istft, stft
 
 TRAINED = Path(__file__).parents[1] / "results/demo/checkpoints/multitask-generic-drums+bass+other+vocals-0"
@@ -117,7 +107,7 @@ def test_blocks_change_nothing(tiny, seed):
     song = noise(1 + seed % 2, int(draw.integers(1, 30_000)), seed)
     whole = torch.stack(list(separate(model, song, rate, hop=hop, long=seed > 5).values()))
     levels = audio.Levels.of(cut(song, seed))
-    blocks = torch.cat(list(separated(model, cut(song, seed), rate, levels, hop, long=seed > 5)), -1)
+    blocks = torch.cat(list(module.separated(model, cut(song, seed), rate, levels, hop, long=seed > 5)), -1)
     assert blocks.shape == (2, *song.shape)
     assert float((blocks - whole).abs().max()) < 1e-6
 
@@ -445,10 +435,7 @@ def test_songs_of_files_and_folders(tmp_path):
 
 def test_songs_of_one_name(tmp_path):
     a, b, c, d = (tmp_path / name for name in ("a.wav", "a.mp3", "x/a.wav", "...wav"))
-    assert find_songs([a, b, a, tmp_path / "x" / ".." / "a.mp3", d], tmp_path) == {
-        a: tmp_path / "a",
-        b: tmp_path / "a.mp3",
-        d: tmp_path / "...wav",
-    }
+    expected = {a: tmp_path / "a", b: tmp_path / "a.mp3", d: tmp_path / "...wav"}
+    assert find_songs([a, b, a, tmp_path / "x" / ".." / "a.mp3", d], tmp_path) == expected
     with pytest.raises(ValueError, match=r"x.a.wav: its stems would have the place of those of .*a.wav"):
         find_songs([a, tmp_path / "y" / "a.wav", c], tmp_path)
