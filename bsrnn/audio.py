@@ -35,7 +35,8 @@ SLACK = 0.01  # s: containers round durations
 RMS_LEVEL = 0.1  # -20 dB; not in the paper, our choice
 SILENT = 1e-30  # a peak that no gain makes audible
 SYSTEM_ERROR = 2  # libsndfile's number for what the operating system refused
-UNKNOWN, NEAR = (0x7F000000, 2**31, 2**32, 2**63), 2**12  # bytes promised to a pipe, the first in aiff; and how near
+# bytes that headers written to a pipe promise, the first in aiff; sox promises up to 4096 less
+UNKNOWN, NEAR = (0x7F000000, 2**31, 2**32, 2**63), 2**12
 WAV_BYTES = 0xFFFF0000  # that a wav file can hold; longer ones become RF64, which most programs read as well
 # about 250 kbit/s in ogg, 320 kbit/s in mp3
 COMPRESSION = {"OGG": {"compression_level": 0.2}, "MP3": {"compression_level": 0.0, "bitrate_mode": "CONSTANT"}}

@@ -220,7 +220,7 @@ def train(args: argparse.Namespace) -> None:
     devices.keep_memory()
     dataset = data.find_data(args.musdbhq_location)
     if origin:
-        if len(names := pretrained.models(origin)) > 1:
+        if len(names := pretrained.models(origin)) > 1 and not os.path.exists(origin):
             raise ValueError(f"{origin} is several models: choose from {', '.join(names)}")
         base = checkpoint.load(*pretrained.folders(origin))
         config = base.config

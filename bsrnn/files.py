@@ -98,7 +98,8 @@ def save_json(path: Path, content: Mapping) -> None:
 
 
 def save_rows(path: Path, rows: Sequence[Mapping]) -> Path:
-    """Write rows of the same columns, at least one, as CSV: floats with 4 decimals, as reruns agree; NaN as nothing."""
+    """Write rows of the same columns, at least one, as CSV: floats with 4 decimals, in which reruns agree, and NaN as
+    nothing."""
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(rows[0])

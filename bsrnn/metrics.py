@@ -5,6 +5,7 @@ from torch import Tensor
 
 
 def paired(references: Tensor, estimates: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in double precision; ValueError where they differ in shape."""
     if references.shape != estimates.shape:
         raise ValueError(f"references {tuple(references.shape)} and estimates {tuple(estimates.shape)} differ in shape")
     return references.double(), estimates.double()

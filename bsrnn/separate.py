@@ -157,7 +157,7 @@ class Written:
 def find_songs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Songs, which are files, or all audio files in folders but hidden ones and what lies in `out`, and the folder in
     `out` for the stems of each: named as the file, a second one of that name with its suffix, and below the folders the
-    song was found in. ValueError where `out` is one of these, or the stems of two songs would have the same place."""
+    song was found in. ValueError where `out` is one of the inputs, or two songs' stems would have the same place."""
     found = {}  # real path -> song, and where the folder for its stems is to be
     for path in inputs:
         if os.path.isdir(path) and os.path.realpath(path) == os.path.realpath(out):
@@ -321,15 +321,12 @@ def crossfade(process: Callable[[Tensor], Tensor], song: Iterable[Tensor], size:
     samples; each next one begins `fade` before the end of the one before, and ends `size` after it, or where the song
     does."""
     rise = torch.linspace(0, 1, fade)
-    pending, wanted, end = (
-        torch.zeros(1, 0),
-        size,
-        torch.zeros(0),
-    )  # from the next chunk on; its length; the last one's end
+    # the song from the next chunk on, the length of that chunk, and the end of the one before, which fades out
+    pending, wanted, end = torch.zeros(1, 0), size, torch.zeros(0)
     for block in chain(song, [None]):
         if block is not None:
             pending = torch.cat([pending.expand(len(block), -1), block], -1)
-        # a chunk more, but at the song's end only if more is left than what the one before fades out in
+        # at the song's end there is a chunk more only if something is left after the end of the one before
         while pending.shape[-1] > (end.shape[-1] if block is None else wanted):
             start, rest = process(pending[None, :, :wanted])[0].tensor_split([end.shape[-1]], -1)
             result = torch.cat([end.lerp(start, rise[: end.shape[-1]]), rest], -1)

@@ -161,9 +161,8 @@ def _train(
     logger = logging.getLogger("lightning.pytorch")
     interrupt, level, hook = signal.getsignal(signal.SIGINT), logger.level, threading.excepthook
     model.train()
-    local = (
-        int(os.environ["LOCAL_WORLD_SIZE"]) if processes > 1 else 1
-    )  # processes on this machine, as many as on each other one
+    # processes on this machine, as many as on each other one
+    local = int(os.environ["LOCAL_WORLD_SIZE"]) if processes > 1 else 1
     rank_zero_only.rank = rank  # also where a scheduler started this process beside others
     threading.excepthook = lambda told: told.exc_type is OSError or hook(told)  # TensorBoard's raise it again, here
     logger.setLevel(logging.WARNING)  # Lightning's advertisements are for no log and no notebook

@@ -488,6 +488,12 @@ def test_another_model_to_go_on_from_is_another_run(data, root, model, capsys):
     assert "with other settings (init: " in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_folder_comes_before_published_models_of_its_name(data, root, model, monkeypatch):
+    monkeypatch.chdir(model.rename(model.with_name("obsrnn")).parent)
+    train = ["train", "--musdbhq_location", data, "--name", "run", "--max_epochs", 1]
+    assert bsrnn(*train, "--init", "obsrnn") == 0
+
+
 @pytest.mark.parametrize("case", BAD_INPUT)
 def test_bad_input_is_one_line_and_nothing_is_written(case, data, root, model, tmp_path, capsys):
     arguments, spoil, message = BAD_INPUT[case]

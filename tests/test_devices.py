@@ -1,3 +1,4 @@
+import pickle
 import platform
 import threading
 from functools import partial
@@ -65,6 +66,7 @@ def test_batches_of_other_sizes_take_no_more_threads(four_threads):
         (RuntimeError("std::bad_alloc"), "cpu"),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "cuda"),
         (RuntimeError("size mismatch"), None),
+        (pickle.UnpicklingError("Unsupported global: x.bad_alloc"), None),  # a name that a file holds
     ],
 )
 def test_out_of_memory(error, expected):
